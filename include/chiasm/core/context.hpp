@@ -1,0 +1,116 @@
+/// Context: what a call runs with. Threads, kernels, recycled memory, cancellation, progress, observer. One per request
+/// (not shared between threads that run at the same time); models are const and shared.
+#pragma once
+
+#include <chiasm/core/callback.hpp>
+#include <chiasm/core/cancel_token.hpp>
+#include <chiasm/core/tensor.hpp>
+#include <chiasm/core/thread_pool.hpp>
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace chiasm::inline CHIASM_ABI {
+
+namespace kernels {
+struct Table;
+}
+
+/// The precision of activations inside matrix products.
+enum class Compute : std::uint8_t {
+  f32,   // activations stay f32 whatever the weights are: equal to the reference in every tier
+  bf16,  // activations may be rounded to bf16 where the processor multiplies bf16 tiles (AMX); f32 elsewhere
+};
+
+struct ContextOptions {
+  std::size_t threads = 0;            // 0: CHIASM_THREADS, or else the processors that this process may use
+  std::string_view isa = {};          // "scalar", "portable", "avx2", "avx512", "amx"; empty: CHIASM_ISA, or else the best
+  Compute compute = Compute::f32;
+  CancelToken cancel = {};
+  Callback<void(std::string_view stage, std::size_t done, std::size_t total)> on_progress = {};
+  Callback<void(std::string_view name, View tensor)> on_tensor = {};  // intermediate tensors, named as the reference dumps name them
+};
+
+class Context {
+ public:
+  /// Throws ArgumentError: an unknown tier, or one that this processor lacks.
+  explicit Context(ContextOptions options = {});
+  /// As above, with a thread pool that several contexts share.
+  Context(std::shared_ptr<ThreadPool> pool, ContextOptions options);
+
+  std::size_t threads() const noexcept { return pool_->size(); }
+  const std::shared_ptr<ThreadPool>& pool() const noexcept { return pool_; }
+  const kernels::Table& kernels() const noexcept { return *kernels_; }
+  /// Name of the kernels' tier, as in ContextOptions::isa.
+  std::string_view isa() const noexcept;
+  Compute compute() const noexcept { return options_.compute; }
+
+  /// An uninitialised tensor from the recycled memory.
+  template <class T = float>
+  BasicTensor<T> empty(Shape shape) {
+    return BasicTensor<T>(shape, memory_);
+  }
+  /// As empty(), filled with zeros.
+  template <class T = float>
+  BasicTensor<T> zeros(Shape shape) {
+    BasicTensor<T> tensor(shape, memory_);
+    if (tensor.bytes() != 0) std::memset(static_cast<void*>(tensor.data()), 0, tensor.bytes());
+    return tensor;
+  }
+  /// Gives recycled memory that nothing uses back to the system.
+  void trim() noexcept { memory_->trim(); }
+
+  /// ThreadPool::parallel on this context's threads.
+  void parallel(std::size_t count, std::size_t grain, FunctionRef<void(std::size_t begin, std::size_t end)> body) {
+    pool_->parallel(count, grain, body);
+  }
+
+  CancelToken& cancel_token() noexcept { return options_.cancel; }
+  /// Throws Cancelled. Modules call it before each layer, long operations between their parts.
+  void check_cancelled() const {
+    if (options_.cancel.cancelled()) throw Cancelled();
+  }
+
+  void progress(std::string_view stage, std::size_t done, std::size_t total) const {
+    if (options_.on_progress) options_.on_progress(stage, done, total);
+  }
+
+  /// Whether intermediate tensors are wanted: ask before computing anything only for observe().
+  bool observed() const noexcept { return static_cast<bool>(options_.on_tensor); }
+  /// Hands an intermediate tensor to on_tensor under its full name, "vision.layer.3". Free when nobody observes.
+  void observe(std::string_view name, View tensor) const {
+    if (observed()) options_.on_tensor(scope_ + std::string(name), tensor);
+  }
+  void observe(std::string_view name, std::size_t index, View tensor) const {
+    if (observed()) options_.on_tensor(scope_ + std::string(name) + "." + std::to_string(index), tensor);
+  }
+
+  /// While it lives, observed names begin with `name` and a dot.
+  class Scope {
+   public:
+    Scope(Context& ctx, std::string_view name) : ctx_(ctx), length_(ctx.scope_.size()) {
+      if (ctx.observed()) ctx.scope_.append(name).append(".");
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    ~Scope() { ctx_.scope_.resize(length_); }
+
+   private:
+    Context& ctx_;
+    std::size_t length_;
+  };
+
+ private:
+  ContextOptions options_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>();
+  const kernels::Table* kernels_ = nullptr;
+  std::string scope_;
+};
+
+}  // namespace chiasm
+
+#ifndef CHIASM_COMPILED
+#include <chiasm/impl/context.ipp>
+#endif

@@ -1,0 +1,71 @@
+/// Weights: the named tensors of a checkpoint as a tree, `w / "model" / "layers" / 3`. Taking one checks its shape and marks
+/// it as used; expect_all_used() then finds what a model forgot.
+#pragma once
+
+#include <chiasm/core/function_ref.hpp>
+#include <chiasm/core/weight.hpp>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace chiasm::inline CHIASM_ABI {
+
+/// What loading makes of matrices. Vectors (norms, biases) are f32 in any case.
+enum class WeightKind : std::uint8_t {
+  keep,  // as the file has them: f32, f16 or bf16; other dtypes become f32
+  f32,
+  bf16,
+};
+
+class Weights {
+ public:
+  Weights();
+  /// `source` is what messages call the whole: the folder or file.
+  Weights(std::vector<Weight> tensors, std::string source, WeightKind kind = WeightKind::keep);
+
+  Weights operator/(std::string_view child) const;
+  Weights operator/(std::size_t child) const { return *this / std::to_string(child); }
+
+  /// The tensor `name` below this node, of this shape, as kernels take it (f32, f16 or bf16, after WeightKind). Throws WeightError.
+  Weight get(std::string_view name, Shape shape) const;
+  /// As get(), converted to f32: for vectors, tables of positions, queries.
+  Tensor tensor(std::string_view name, Shape shape) const;
+  /// As get() without an expectation of its shape. Throws WeightError if there is none.
+  Weight get(std::string_view name) const;
+  /// Whether a tensor of this name is there, or any tensor below it ("multi_modal_projector").
+  bool contains(std::string_view name) const;
+
+  /// Marks every tensor below this node whose full name contains `part` as used: buffers that files carry along.
+  void ignore(std::string_view part) const;
+  /// Throws WeightError naming the first tensor below this node that nothing has taken, and how many there are.
+  void expect_all_used() const;
+
+  /// The same tensors under names that `rename` gives; an empty name drops the tensor. Throws WeightError where two get one name.
+  Weights renamed(FunctionRef<std::string(std::string_view)> rename) const;
+  /// This node's tensors and `more`'s in one tree. Throws WeightError where two have one name.
+  Weights merged(const Weights& more) const;
+  /// The same tree with `extra` in it, replacing one of that name.
+  Weights with(Weight extra) const;
+
+  /// Names below this node, sorted, without its prefix.
+  std::vector<std::string> names() const;
+  const std::string& source() const noexcept;
+  /// "model.layers.3." or "".
+  const std::string& prefix() const noexcept { return prefix_; }
+  /// Bytes of all tensors below this node.
+  std::size_t bytes() const;
+
+ private:
+  struct Store;
+  const Weight* find(std::string_view name) const;
+  std::shared_ptr<Store> store_;
+  std::string prefix_;
+};
+
+}  // namespace chiasm
+
+#ifndef CHIASM_COMPILED
+#include <chiasm/impl/weights.ipp>
+#endif

@@ -1,0 +1,144 @@
+#pragma once
+
+#include <chiasm/core/weights.hpp>
+
+#include <map>
+
+namespace chiasm::inline CHIASM_ABI {
+
+struct Weights::Store {
+  struct Entry {
+    Weight weight;
+    bool used = false;
+  };
+  std::map<std::string, Entry, std::less<>> entries;
+  std::string source;
+  WeightKind kind = WeightKind::keep;
+
+  // A weight keeps the name that it has in its file, whatever a model calls it: messages then say what a user can find.
+  void add(const std::string& name, Weight weight) {
+    const auto [entry, fresh] = entries.try_emplace(name);
+    if (!fresh) throw WeightError(weight.file(), weight.name(), "there twice as '" + name + "'", "one tensor");
+    entry->second.weight = std::move(weight);
+  }
+  auto below(std::string_view prefix) {
+    auto first = entries.lower_bound(prefix), last = first;
+    while (last != entries.end() && last->first.starts_with(prefix)) ++last;
+    return std::pair(first, last);
+  }
+};
+
+CHIASM_INLINE Weights::Weights() : Weights({}, "<none>") {}
+
+CHIASM_INLINE Weights::Weights(std::vector<Weight> tensors, std::string source, WeightKind kind) : store_(std::make_shared<Store>()) {
+  store_->source = std::move(source);
+  store_->kind = kind;
+  for (Weight& weight : tensors) {
+    const std::string name = weight.name();
+    store_->add(name, std::move(weight));
+  }
+}
+
+CHIASM_INLINE Weights Weights::operator/(std::string_view child) const {
+  Weights node = *this;
+  node.prefix_.append(child).append(".");
+  return node;
+}
+
+CHIASM_INLINE const Weight* Weights::find(std::string_view name) const {
+  const auto entry = store_->entries.find(prefix_ + std::string(name));
+  if (entry == store_->entries.end()) return nullptr;
+  entry->second.used = true;
+  return &entry->second.weight;
+}
+
+CHIASM_INLINE Weight Weights::get(std::string_view name) const {
+  const Weight* weight = find(name);
+  if (weight == nullptr) throw WeightError(store_->source, prefix_ + std::string(name), "missing", "a tensor");
+  const bool has_kernels = static_cast<std::size_t>(weight->dtype()) < float_kinds;
+  if (store_->kind == WeightKind::keep) return has_kernels ? *weight : weight->to(DType::f32);
+  return weight->to(store_->kind == WeightKind::bf16 && weight->shape().rank() >= 2 ? DType::bf16 : DType::f32);
+}
+
+CHIASM_INLINE Weight Weights::get(std::string_view name, Shape shape) const {
+  const Weight* weight = find(name);
+  if (weight == nullptr) throw WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string());
+  if (!(weight->shape() == shape)) throw WeightError(weight->file(), weight->name(), weight->describe(), shape.to_string());
+  return get(name);
+}
+
+CHIASM_INLINE Tensor Weights::tensor(std::string_view name, Shape shape) const {
+  const Weight* weight = find(name);
+  if (weight == nullptr) throw WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string());
+  if (!(weight->shape() == shape)) throw WeightError(weight->file(), weight->name(), weight->describe(), shape.to_string());
+  return weight->to_f32();
+}
+
+CHIASM_INLINE bool Weights::contains(std::string_view name) const {
+  const std::string full = prefix_ + std::string(name);
+  if (store_->entries.find(full) != store_->entries.end()) return true;
+  const auto below = store_->entries.lower_bound(full + ".");
+  return below != store_->entries.end() && below->first.starts_with(full + ".");
+}
+
+CHIASM_INLINE void Weights::ignore(std::string_view part) const {
+  const auto [first, last] = store_->below(prefix_);
+  for (auto entry = first; entry != last; ++entry)
+    if (entry->first.find(part) != std::string::npos) entry->second.used = true;
+}
+
+CHIASM_INLINE void Weights::expect_all_used() const {
+  const auto [first, last] = store_->below(prefix_);
+  const Weight* unused = nullptr;
+  std::size_t count = 0;
+  for (auto entry = first; entry != last; ++entry)
+    if (!entry->second.used && count++ == 0) unused = &entry->second.weight;
+  if (unused != nullptr)
+    throw WeightError(unused->file(), unused->name(), "not used (" + unused->describe() + ", one of " + std::to_string(count) + ")",
+                      "a tensor that the model of this config.json has");
+}
+
+CHIASM_INLINE Weights Weights::renamed(FunctionRef<std::string(std::string_view)> rename) const {
+  Weights other({}, store_->source, store_->kind);
+  const auto [first, last] = store_->below(prefix_);
+  for (auto entry = first; entry != last; ++entry) {
+    const Weight& weight = entry->second.weight;
+    std::string name = rename(std::string_view(entry->first).substr(prefix_.size()));
+    if (!name.empty()) other.store_->add(name, weight);
+  }
+  return other;
+}
+
+CHIASM_INLINE Weights Weights::merged(const Weights& more) const {
+  const auto keep = [](std::string_view name) { return std::string(name); };
+  Weights both = renamed(keep);
+  const auto [first, last] = more.store_->below(more.prefix_);
+  for (auto entry = first; entry != last; ++entry) both.store_->add(entry->first.substr(more.prefix_.size()), entry->second.weight);
+  return both;
+}
+
+CHIASM_INLINE Weights Weights::with(Weight extra) const {
+  const auto keep = [&](std::string_view name) { return name == extra.name() ? std::string() : std::string(name); };
+  Weights other = renamed(keep);
+  const std::string name = extra.name();
+  other.store_->add(name, std::move(extra));
+  return other;
+}
+
+CHIASM_INLINE std::vector<std::string> Weights::names() const {
+  std::vector<std::string> names;
+  const auto [first, last] = store_->below(prefix_);
+  for (auto entry = first; entry != last; ++entry) names.push_back(entry->first.substr(prefix_.size()));
+  return names;
+}
+
+CHIASM_INLINE const std::string& Weights::source() const noexcept { return store_->source; }
+
+CHIASM_INLINE std::size_t Weights::bytes() const {
+  std::size_t total = 0;
+  const auto [first, last] = store_->below(prefix_);
+  for (auto entry = first; entry != last; ++entry) total += entry->second.weight.bytes();
+  return total;
+}
+
+}  // namespace chiasm
