@@ -1,0 +1,84 @@
+/// Linear: y = activation(x Wᵀ + b) + residual. Several named weights that read the same x may be one Linear.
+#pragma once
+
+#include <chiasm/core/weights.hpp>
+#include <chiasm/nn/matmul.hpp>
+
+#include <initializer_list>
+#include <string_view>
+#include <vector>
+
+namespace chiasm::inline CHIASM_ABI {
+
+class Linear {
+ public:
+  Linear() = default;
+
+  /// `weight` (out, in) and, where asked for, `bias` (out) below `w`. Throws WeightError.
+  Linear(const Weights& w, std::size_t in, std::size_t out, bool bias = true) : in_(in), out_(out) { add(w, out, bias); }
+
+  /// The outputs of several projections side by side, (in) -> (sum of outs): `Linear qkv{w, {"q_proj", "k_proj", "v_proj"}, ...}`.
+  struct Projection {
+    std::string_view name;
+    std::size_t out;
+    bool bias = true;
+  };
+  Linear(const Weights& w, std::initializer_list<Projection> projections, std::size_t in) : in_(in) {
+    for (const Projection& p : projections) {
+      add(w / p.name, p.out, p.bias);
+      out_ += p.out;
+    }
+  }
+
+  /// From a weight of one's own (a tied embedding, a convolution seen as a matrix) and an optional bias.
+  Linear(Weight weight, Tensor bias) : in_(weight.shape()[1]), out_(weight.shape()[0]) {
+    parts_.push_back({std::move(weight), std::move(bias)});
+  }
+
+  /// (T, in) -> (T, out); any leading dimensions. Throws ShapeError.
+  Tensor operator()(Context& ctx, View x, Activation activation = Activation::none, View residual = {}) const {
+    Shape shape;
+    for (std::size_t i = 0; i + 1 < x.shape().rank(); ++i) shape.append(x.shape()[static_cast<std::ptrdiff_t>(i)]);
+    shape.append(out_);
+    Tensor y = ctx.empty(shape);
+    (*this)(ctx, x, y.view(), activation, residual);
+    return y;
+  }
+
+  /// As above, into `y`, whose rows may lie apart; `residual` may be `y` itself.
+  void operator()(Context& ctx, View x, MutView y, Activation activation = Activation::none, View residual = {}) const {
+    if (x.columns() != in_ || y.columns() != out_ || x.rows() != y.rows())
+      throw ShapeError("Linear", x.shape().to_string() + " into " + y.shape().to_string() + ", weight (" + std::to_string(out_) + ", " +
+                                     std::to_string(in_) + ")");
+    std::size_t begin = 0;
+    for (const Part& part : parts_) {
+      const std::size_t count = part.weight.shape()[0];
+      Epilogue epilogue;
+      epilogue.bias = part.bias.empty() ? nullptr : part.bias.data();
+      epilogue.activation = activation;
+      if (!residual.empty()) epilogue.residual = residual.column_slice(begin, count);
+      matmul(ctx, x, part.weight, y.column_slice(begin, count), epilogue);
+      begin += count;
+    }
+  }
+
+  std::size_t in_features() const noexcept { return in_; }
+  std::size_t out_features() const noexcept { return out_; }
+
+ private:
+  struct Part {
+    Weight weight;
+    Tensor bias;
+  };
+  void add(const Weights& w, std::size_t out, bool bias) {
+    Part part;
+    part.weight = w.get("weight", Shape{out, in_});
+    if (bias) part.bias = w.tensor("bias", Shape{out});
+    parts_.push_back(std::move(part));
+  }
+
+  std::vector<Part> parts_;
+  std::size_t in_ = 0, out_ = 0;
+};
+
+}  // namespace chiasm

@@ -1,0 +1,46 @@
+/// The two feed-forward blocks: fc2(act(fc1 x)), and the gated down(act(gate x) * up x) of GLU Variants, arXiv:2002.05202.
+#pragma once
+
+#include <chiasm/nn/linear.hpp>
+
+namespace chiasm::inline CHIASM_ABI {
+
+class Mlp {
+ public:
+  Mlp() = default;
+  /// `fc1`, `fc2` are the names of the two projections below `w`.
+  Mlp(const Weights& w, std::string_view fc1, std::string_view fc2, std::size_t width, std::size_t inner, std::size_t out, Activation activation,
+      bool bias = true)
+      : fc1_(w / fc1, width, inner, bias), fc2_(w / fc2, inner, out, bias), activation_(activation) {}
+
+  Tensor operator()(Context& ctx, View x, View residual = {}) const {  // (T, D) -> (T, out)
+    return fc2_(ctx, fc1_(ctx, x, activation_), Activation::none, residual);
+  }
+
+ private:
+  Linear fc1_, fc2_;
+  Activation activation_ = Activation::gelu;
+};
+
+class GatedMlp {
+ public:
+  GatedMlp() = default;
+  GatedMlp(const Weights& w, std::size_t width, std::size_t inner, Activation activation, bool bias = false)
+      : gate_up_(w, {{"gate_proj", inner, bias}, {"up_proj", inner, bias}}, width), down_(w / "down_proj", inner, width, bias), activation_(activation) {}
+
+  Tensor operator()(Context& ctx, View x, View residual = {}) const {  // (T, D) -> (T, D)
+    const Tensor both = gate_up_(ctx, x);                              // (T, 2 F)
+    const std::size_t inner = down_.in_features();
+    Tensor h = ctx.empty(Shape{both.rows(), inner});                   // (T, F)
+    ctx.parallel(both.rows(), 4, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t t = begin; t < end; ++t) ctx.kernels().gated(activation_, both.row(t), both.row(t) + inner, h.row(t), inner);
+    });
+    return down_(ctx, h, Activation::none, residual);
+  }
+
+ private:
+  Linear gate_up_, down_;
+  Activation activation_ = Activation::silu;
+};
+
+}  // namespace chiasm
