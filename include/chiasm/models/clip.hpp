@@ -1,0 +1,80 @@
+/// CLIP: an image and a text tower trained to agree. arXiv:2103.00020; key names of transformers' CLIPModel.
+#pragma once
+
+#include <chiasm/models/dual_encoder.hpp>
+#include <chiasm/modules/text_tower.hpp>
+#include <chiasm/modules/vit.hpp>
+
+namespace chiasm::inline CHIASM_ABI {
+
+class Clip : public DualEncoderModel {
+ public:
+  /// Throws ConfigError, UnsupportedError, WeightError.
+  Clip(const Weights& w, const Json& config)
+      : DualEncoderModel(std::exp(scalar(w, "logit_scale")), 0.0f, false),
+        vision_model_(w / "vision_model", VitConfig::from(config.find("vision_config"))),
+        text_model_(w / "text_model", TextTowerConfig::from(config.find("text_config"), false)),
+        visual_projection_(w / "visual_projection", vision_model_.config().hidden_size, config_size(config, "projection_dim", 512), false),
+        text_projection_(w / "text_projection", text_model_.config().hidden_size, config_size(config, "projection_dim", 512), false) {
+    w.expect_all_used();
+  }
+
+  const Vit& vision_model() const noexcept { return vision_model_; }
+  const TextTower& text_model() const noexcept { return text_model_; }
+  std::size_t max_length() const noexcept override { return text_model_.config().max_position_embeddings; }
+
+  Tensor embed_images(Context& ctx, View pixels) const override {  // (N, 3, H, W) -> (N, E)
+    Tensor pooled;
+    {
+      const Context::Scope scope(ctx, "vision");
+      const Tensor x = vision_model_(ctx, pixels);                 // (N, T, D)
+      ctx.observe("last_hidden_state", x);
+      pooled = visual_projection_(ctx, vision_model_.post_layernorm(ctx, class_tokens(ctx, x)));
+      ctx.observe("pooler_output", pooled);
+    }
+    normalise_rows(ctx, pooled);
+    ctx.observe("image_embeds", pooled);
+    return pooled;
+  }
+
+  Tensor embed_texts(Context& ctx, const TextBatch& texts) const override {  // N texts -> (N, E)
+    Tensor pooled;
+    {
+      const Context::Scope scope(ctx, "text");
+      const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
+      Tensor ends = ctx.empty(Shape{x.shape()[0], x.columns()});               // (N, D)
+      for (std::size_t n = 0; n < ends.rows(); ++n)
+        std::memcpy(ends.row(n), x.row(n * texts.length + end_of_text(texts.ids.subspan(n * texts.length, texts.length))), x.columns() * sizeof(float));
+      pooled = text_projection_(ctx, ends);
+      ctx.observe("pooler_output", pooled);
+    }
+    normalise_rows(ctx, pooled);
+    ctx.observe("text_embeds", pooled);
+    return pooled;
+  }
+
+ private:
+  static Tensor class_tokens(Context& ctx, View x) {  // (N, T, D) -> (N, D)
+    Tensor y = ctx.empty(Shape{x.shape()[0], x.columns()});
+    for (std::size_t n = 0; n < y.rows(); ++n) std::memcpy(y.row(n), x.row(n * x.shape()[1]), x.columns() * sizeof(float));
+    return y;
+  }
+
+  /// The text's vector is that of its first end token. Released configurations say 2 there, which is not the id: then the end is where the
+  /// ids are largest.
+  std::size_t end_of_text(std::span<const TokenId> ids) const {
+    const TokenId eos = text_model_.config().eos_token_id;
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (eos != 2 && ids[i] == eos) return i;
+      if (eos == 2 && ids[i] > ids[at]) at = i;
+    }
+    return at;
+  }
+
+  Vit vision_model_;
+  TextTower text_model_;
+  Linear visual_projection_, text_projection_;
+};
+
+}  // namespace chiasm

@@ -1,0 +1,71 @@
+/// DualEncoderModel: what CLIP and SigLIP have in common. An image and a text become vectors of one space.
+#pragma once
+
+#include <chiasm/core/context.hpp>
+#include <chiasm/core/token_id.hpp>
+#include <chiasm/core/weights.hpp>
+#include <chiasm/kernels/table.hpp>
+
+#include <cmath>
+#include <span>
+
+namespace chiasm::inline CHIASM_ABI {
+
+/// N tokenised texts of one length, padded as the family wants it; `used` as TextTower takes it.
+struct TextBatch {
+  std::span<const TokenId> ids;
+  std::size_t length = 0;
+  std::span<const std::size_t> used;
+};
+
+class DualEncoderModel {
+ public:
+  virtual ~DualEncoderModel() = default;
+
+  /// Rows of length 1.
+  virtual Tensor embed_images(Context& ctx, View pixels) const = 0;             // (N, 3, H, W) -> (N, E)
+  virtual Tensor embed_texts(Context& ctx, const TextBatch& texts) const = 0;   // N texts -> (N, E)
+
+  /// scale * image . text + bias for every pair.
+  Tensor logits_per_image(Context& ctx, View images, View texts) const {        // (N, E), (M, E) -> (N, M)
+    if (images.columns() != texts.columns()) throw ShapeError("logits_per_image", images.shape().to_string() + ", " + texts.shape().to_string());
+    Tensor logits = ctx.empty(Shape{images.rows(), texts.rows()});
+    for (std::size_t i = 0; i < images.rows(); ++i)
+      for (std::size_t j = 0; j < texts.rows(); ++j)
+        logits.row(i)[j] = scale_ * ctx.kernels().dot(images.row(i), texts.row(j), images.columns()) + bias_;
+    return logits;
+  }
+
+  /// Probabilities of the texts for each image: softmax over the texts (CLIP), or each text by itself (SigLIP).
+  Tensor probabilities(Context& ctx, View logits) const {                       // (N, M) -> (N, M)
+    Tensor p = ctx.empty(logits.shape());
+    for (std::size_t i = 0; i < logits.rows(); ++i) {
+      if (!sigmoid_) ctx.kernels().softmax(logits.row(i), p.row(i), logits.columns());
+      else
+        for (std::size_t j = 0; j < logits.columns(); ++j) p.row(i)[j] = 1.0f / (1.0f + std::exp(-logits.row(i)[j]));
+    }
+    return p;
+  }
+
+  /// Most tokens of a text.
+  virtual std::size_t max_length() const noexcept = 0;
+  /// Whether texts are padded to max_length() and the padding is seen.
+  bool pads_to_max_length() const noexcept { return sigmoid_; }
+
+ protected:
+  DualEncoderModel(float scale, float bias, bool sigmoid) : scale_(scale), bias_(bias), sigmoid_(sigmoid) {}
+
+  /// A learned number, stored with shape () or (1). Throws WeightError.
+  static float scalar(const Weights& w, std::string_view name) { return w.get(name).reshape(Shape{1}).to_f32().data()[0]; }
+
+  static void normalise_rows(Context& ctx, Tensor& x) {
+    for (std::size_t i = 0; i < x.rows(); ++i)
+      ctx.kernels().scale(1.0f / std::sqrt(ctx.kernels().dot(x.row(i), x.row(i), x.columns())), x.row(i), x.row(i), x.columns());
+  }
+
+ private:
+  float scale_, bias_;
+  bool sigmoid_;
+};
+
+}  // namespace chiasm

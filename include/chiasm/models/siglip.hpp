@@ -1,0 +1,116 @@
+/// SigLIP: CLIP with a sigmoid loss; attention pooling, bidirectional text. arXiv:2303.15343; key names of transformers' SiglipModel.
+#pragma once
+
+#include <chiasm/models/dual_encoder.hpp>
+#include <chiasm/modules/text_tower.hpp>
+#include <chiasm/modules/vit.hpp>
+
+namespace chiasm::inline CHIASM_ABI {
+
+/// A learned probe attends to all patches: y = a + mlp(norm(a)), where a is what it reads.
+class AttentionPooling {
+ public:
+  AttentionPooling(const Weights& w, const VitConfig& c)
+      : probe_(w.tensor("probe", Shape{1, 1, c.hidden_size})),
+        in_proj_((w / "attention").get("in_proj_weight", Shape{3 * c.hidden_size, c.hidden_size})),
+        bias_((w / "attention").tensor("in_proj_bias", Shape{3 * c.hidden_size})),
+        out_proj_(w / "attention" / "out_proj", c.hidden_size, c.hidden_size),
+        layernorm_(w / "layernorm", c.hidden_size, c.layer_norm_eps),
+        mlp_(w / "mlp", "fc1", "fc2", c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act),
+        heads_(c.num_attention_heads) {}
+
+  Tensor operator()(Context& ctx, View x) const {  // (N, T, D) -> (N, D)
+    const std::size_t images = x.shape()[0], length = x.shape()[1], width = x.columns(), head_dim = width / heads_;
+    Tensor q = ctx.empty(Shape{1, width}), kv = ctx.empty(Shape{images, length, 2 * width});
+    matmul(ctx, probe_.view().reshape(Shape{1, width}), in_proj_.slice(0, width), q.view(), with_bias(0));
+    matmul(ctx, x, in_proj_.slice(width, 2 * width), kv.view(), with_bias(width));
+    Tensor read = ctx.empty(Shape{images, width});  // (N, D)
+    for (std::size_t n = 0; n < images; ++n) {
+      const float* keys = kv.row(n * length);
+      Attend attend;
+      attend.heads = attend.kv_heads = heads_;
+      attend.head_dim = attend.v_dim = head_dim;
+      attend.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+      attention(ctx, q, KvView{keys, keys + width, length, 2 * width, head_dim, 2 * width, head_dim}, read.slice(n, 1), attend);
+    }
+    const Tensor a = out_proj_(ctx, read);
+    return mlp_(ctx, layernorm_(ctx, a), a);
+  }
+
+ private:
+  Epilogue with_bias(std::size_t begin) const {
+    Epilogue epilogue;
+    epilogue.bias = bias_.data() + begin;
+    return epilogue;
+  }
+  Tensor probe_;
+  Weight in_proj_;  // queries, keys, values, one below the other
+  Tensor bias_;
+  Linear out_proj_;
+  LayerNorm layernorm_;
+  Mlp mlp_;
+  std::size_t heads_;
+};
+
+class Siglip : public DualEncoderModel {
+ public:
+  /// Throws ConfigError, UnsupportedError, WeightError.
+  Siglip(const Weights& w, const Json& config) : Siglip(w, vision_config(config), TextTowerConfig::from(config.find("text_config"), true)) {}
+
+  const Vit& vision_model() const noexcept { return vision_model_; }
+  const TextTower& text_model() const noexcept { return text_model_; }
+  std::size_t max_length() const noexcept override { return text_model_.config().max_position_embeddings; }
+
+  Tensor embed_images(Context& ctx, View pixels) const override {  // (N, 3, H, W) -> (N, E)
+    Tensor pooled;
+    {
+      const Context::Scope scope(ctx, "vision");
+      const Tensor x = vision_model_.post_layernorm(ctx, vision_model_(ctx, pixels));  // (N, T, D)
+      ctx.observe("last_hidden_state", x);
+      pooled = head_(ctx, x);
+      ctx.observe("pooler_output", pooled);
+    }
+    normalise_rows(ctx, pooled);
+    ctx.observe("image_embeds", pooled);
+    return pooled;
+  }
+
+  /// Texts must be padded to max_length(): the vector is that of the last position.
+  Tensor embed_texts(Context& ctx, const TextBatch& texts) const override {  // N texts -> (N, E)
+    Tensor pooled;
+    {
+      const Context::Scope scope(ctx, "text");
+      const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
+      Tensor last = ctx.empty(Shape{x.shape()[0], x.columns()});               // (N, D)
+      for (std::size_t n = 0; n < last.rows(); ++n) std::memcpy(last.row(n), x.row((n + 1) * texts.length - 1), x.columns() * sizeof(float));
+      pooled = text_head_(ctx, last);
+      ctx.observe("pooler_output", pooled);
+    }
+    normalise_rows(ctx, pooled);
+    ctx.observe("text_embeds", pooled);
+    return pooled;
+  }
+
+ private:
+  Siglip(const Weights& w, const VitConfig& vision, const TextTowerConfig& text)
+      : DualEncoderModel(std::exp(scalar(w, "logit_scale")), scalar(w, "logit_bias"), true),
+        vision_model_(w / "vision_model", vision),
+        head_(w / "vision_model" / "head", vision),
+        text_model_(w / "text_model", text),
+        text_head_(w / "text_model" / "head", text.hidden_size, text.projection_size) {
+    w.expect_all_used();
+  }
+  static VitConfig vision_config(const Json& config) {
+    const Json vision = config.find("vision_config");
+    if (!vision.is_object()) throw ConfigError(config.file(), "/vision_config", "missing");
+    if (!vision.get<bool>("vision_use_head", true)) throw UnsupportedError("SigLIP without its pooling head (" + config.file() + ")");
+    return VitConfig::from(vision, "siglip_vision_model");
+  }
+
+  Vit vision_model_;
+  AttentionPooling head_;
+  TextTower text_model_;
+  Linear text_head_;
+};
+
+}  // namespace chiasm
