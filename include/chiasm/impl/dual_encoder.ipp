@@ -1,0 +1,140 @@
+#pragma once
+
+#include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/image_processor.hpp>
+#include <chiasm/models/clip.hpp>
+#include <chiasm/models/siglip.hpp>
+#include <chiasm/pipelines/dual_encoder.hpp>
+
+#include <algorithm>
+
+namespace chiasm::inline CHIASM_ABI {
+
+struct DualEncoder::Parts {
+  std::unique_ptr<const DualEncoderModel> model;
+  Tokenizer tokenizer;
+  ImageProcessor processor;
+  std::shared_ptr<ThreadPool> threads;
+  Compute compute = Compute::f32;
+  std::string isa;
+};
+
+CHIASM_INLINE DualEncoder DualEncoder::load(const std::string& folder, LoadOptions options) {
+  CheckpointOptions reading;
+  reading.weights = options.weights;
+  reading.on_progress = std::move(options.on_progress);
+  const Checkpoint checkpoint = Checkpoint::open(folder, std::move(reading));
+  const std::string type = checkpoint.model_type();
+  if (type != "clip" && type != "siglip")
+    throw UnsupportedError("model_type '" + type + "' as an encoder of images and texts (" + checkpoint.path("config.json") + "), expected clip or siglip");
+  const Json file = checkpoint.preprocessor_config();
+  if (file.is_null()) throw FileError(checkpoint.path("preprocessor_config.json"), "missing");
+  Tokenizer tokenizer = Tokenizer::load(folder);
+  std::unique_ptr<const DualEncoderModel> model;
+  if (type == "clip") model = std::make_unique<Clip>(checkpoint.weights(), checkpoint.config());
+  else model = std::make_unique<Siglip>(checkpoint.weights(), checkpoint.config());
+  const DualEncoder encoder(std::make_shared<Parts>(Parts{std::move(model), std::move(tokenizer), ImageProcessor::from_json(file),
+                                                          std::make_shared<ThreadPool>(options.threads), options.compute, std::move(options.isa)}));
+  (void)encoder.new_context();
+  return encoder;
+}
+
+CHIASM_INLINE Tensor DualEncoder::embed(Context& ctx, std::span<const Image> images) const {
+  Tensor pixels;  // (N, 3, H, W)
+  for (std::size_t n = 0; n < images.size(); ++n) {
+    const ImageInputs one = parts_->processor(images[n]);
+    if (n == 0)
+      pixels = ctx.empty(Shape{images.size(), static_cast<std::size_t>(one.channels), static_cast<std::size_t>(one.height), static_cast<std::size_t>(one.width)});
+    if (one.pixel_values.size() * images.size() != pixels.size()) throw ArgumentError("DualEncoder: pictures of several sizes after preprocessing");
+    std::copy(one.pixel_values.begin(), one.pixel_values.end(), pixels.data() + n * one.pixel_values.size());
+  }
+  if (images.empty()) throw ArgumentError("DualEncoder: no pictures");
+  ctx.observe("pixel_values", pixels);
+  return parts_->model->embed_images(ctx, pixels);
+}
+
+CHIASM_INLINE DualEncoder::Tokens DualEncoder::tokenize(std::span<const std::string> texts) const {
+  if (texts.empty()) throw ArgumentError("DualEncoder: no texts");
+  const std::size_t longest = parts_->model->max_length();
+  std::vector<std::vector<TokenId>> rows;
+  Tokens tokens;
+  for (const std::string& text : texts) {
+    std::vector<TokenId> ids = parts_->tokenizer.encode(text);
+    if (ids.size() > longest) {  // what is too long loses its middle: the end token stays at the end
+      const TokenId last = ids.back();
+      ids.resize(longest);
+      ids.back() = last;
+    }
+    tokens.length = std::max(tokens.length, ids.size());
+    rows.push_back(std::move(ids));
+  }
+  const bool full = parts_->model->pads_to_max_length();
+  if (full) tokens.length = longest;
+  const TokenId pad = parts_->tokenizer.pad().value_or(parts_->tokenizer.eos().value_or(0));
+  for (std::vector<TokenId>& ids : rows) {
+    if (!full) tokens.used.push_back(ids.size());
+    ids.resize(tokens.length, pad);
+    tokens.ids.insert(tokens.ids.end(), ids.begin(), ids.end());
+  }
+  return tokens;
+}
+
+CHIASM_INLINE Tensor DualEncoder::embed_tokens(Context& ctx, const Tokens& tokens) const {
+  return parts_->model->embed_texts(ctx, TextBatch{tokens.ids, tokens.length, tokens.used});
+}
+CHIASM_INLINE Tensor DualEncoder::embed(Context& ctx, std::span<const std::string> texts) const { return embed_tokens(ctx, tokenize(texts)); }
+CHIASM_INLINE Tensor DualEncoder::embed(const Image& image) const {
+  Context ctx = new_context();
+  Tensor row = embed(ctx, std::span<const Image>(&image, 1));
+  const Shape flat{row.columns()};
+  return std::move(row).reshape(flat);
+}
+CHIASM_INLINE Tensor DualEncoder::embed(const std::string& text) const {
+  Context ctx = new_context();
+  Tensor row = embed(ctx, std::span<const std::string>(&text, 1));
+  const Shape flat{row.columns()};
+  return std::move(row).reshape(flat);
+}
+
+CHIASM_INLINE Tensor DualEncoder::logits(Context& ctx, View image_embeddings, View text_embeddings) const {
+  return parts_->model->logits_per_image(ctx, image_embeddings, text_embeddings);
+}
+
+CHIASM_INLINE std::vector<float> DualEncoder::classify(const Image& image, std::span<const std::string> texts) const {
+  static const std::string as_it_is[] = {"{}"};
+  return classify(image, texts, as_it_is);
+}
+
+CHIASM_INLINE std::vector<float> DualEncoder::classify(const Image& image, std::span<const std::string> labels, std::span<const std::string> templates) const {
+  if (templates.empty()) throw ArgumentError("DualEncoder::classify: no template");
+  Context ctx = new_context();
+  std::vector<std::string> prompts;
+  for (const std::string& label : labels)
+    for (const std::string& form : templates) {
+      const std::size_t at = form.find("{}");
+      if (at == std::string::npos) throw ArgumentError("DualEncoder::classify: template '" + form + "' has no {}");
+      prompts.push_back(form.substr(0, at) + label + form.substr(at + 2));
+    }
+  const Tensor each = embed(ctx, prompts);                                       // (labels * templates, E)
+  Tensor means = ctx.zeros(Shape{labels.size(), each.columns()});                // (labels, E)
+  for (std::size_t i = 0; i < each.rows(); ++i) ctx.kernels().add(means.row(i / templates.size()), each.row(i), means.row(i / templates.size()), each.columns());
+  for (std::size_t i = 0; i < means.rows(); ++i) {
+    const float norm = std::sqrt(ctx.kernels().dot(means.row(i), means.row(i), means.columns()));
+    ctx.kernels().scale(1.0f / norm, means.row(i), means.row(i), means.columns());
+  }
+  const Tensor seen = embed(ctx, std::span<const Image>(&image, 1));             // (1, E)
+  const Tensor p = parts_->model->probabilities(ctx, logits(ctx, seen, means));  // (1, labels)
+  return {p.data(), p.data() + p.size()};
+}
+
+CHIASM_INLINE Context DualEncoder::new_context(CancelToken cancel) const {
+  ContextOptions options;
+  options.isa = parts_->isa;
+  options.compute = parts_->compute;
+  options.cancel = std::move(cancel);
+  return Context(parts_->threads, std::move(options));
+}
+CHIASM_INLINE const DualEncoderModel& DualEncoder::model() const noexcept { return *parts_->model; }
+CHIASM_INLINE const Tokenizer& DualEncoder::tokenizer() const noexcept { return parts_->tokenizer; }
+
+}  // namespace chiasm

@@ -1,0 +1,256 @@
+#pragma once
+
+#include <chiasm/io/chat_template.hpp>
+#include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/tokenizer.hpp>
+#include <chiasm/pipelines/llava.hpp>
+#include <chiasm/pipelines/pipeline.hpp>
+#include <chiasm/pipelines/text.hpp>
+
+#include <algorithm>
+#include <chrono>
+
+namespace chiasm::inline CHIASM_ABI {
+
+struct Pipeline::Parts {
+  Tokenizer tokenizer;
+  std::unique_ptr<const Family> family;
+  std::optional<ChatTemplate> chat_template;
+  GenerateOptions generation_config;
+  std::shared_ptr<ThreadPool> threads;
+  Compute compute = Compute::f32;
+  std::string isa;
+};
+
+/// The text that the model reads, its placeholders and their pictures.
+struct Pipeline::Input {
+  std::string text;
+  std::vector<std::shared_ptr<const Image>> images;
+  bool add_special_tokens = true;
+};
+
+namespace detail {
+
+/// Lets text through up to a stop string, and keeps back what might be the beginning of one.
+class StopStrings {
+ public:
+  explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {
+    for (const std::string& stop : stops_)
+      if (stop.empty()) throw ArgumentError("stop: an empty string");
+  }
+
+  /// The part of `piece`, and of what was kept back, that is safe to show.
+  std::string push(std::string_view piece) {
+    held_ += piece;
+    std::size_t cut = std::string::npos;
+    for (const std::string& stop : stops_) cut = std::min(cut, held_.find(stop));
+    if (cut != std::string::npos) {
+      found_ = true;
+      held_.resize(cut);
+      return std::exchange(held_, {});
+    }
+    std::size_t keep = 0;
+    for (const std::string& stop : stops_)
+      for (std::size_t n = std::min(stop.size() - 1, held_.size()); n > keep; --n)
+        if (held_.ends_with(std::string_view(stop).substr(0, n))) {
+          keep = n;
+          break;
+        }
+    std::string safe = held_.substr(0, held_.size() - keep);
+    held_.erase(0, held_.size() - keep);
+    return safe;
+  }
+  std::string flush() { return std::exchange(held_, {}); }
+  bool found() const noexcept { return found_; }
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+  bool found_ = false;
+};
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace detail
+
+CHIASM_INLINE Pipeline::Input Pipeline::verbatim(const Prompt& prompt) const {
+  Input input;
+  for (const Prompt::Part& part : prompt.parts()) {
+    if (part.image() == nullptr) {
+      input.text += part.text();
+    } else {
+      input.text += family().image_placeholder();
+      input.images.push_back(part.image());
+    }
+  }
+  return input;
+}
+
+CHIASM_INLINE Pipeline::Input Pipeline::conversation(std::span<const Message> messages) const {
+  Input input;
+  if (!parts_->chat_template) {
+    for (const Message& message : messages) {
+      Input turn = verbatim(message.content);
+      input.text += turn.text;
+      input.images.insert(input.images.end(), turn.images.begin(), turn.images.end());
+    }
+    return input;
+  }
+  std::vector<ChatMessage> conversation;
+  for (const Message& message : messages) {
+    ChatMessage turn{message.role, {}};
+    for (const Prompt::Part& part : message.content.parts()) {
+      turn.parts.push_back(part.image() != nullptr ? ChatMessage::Part{"image", ""} : ChatMessage::Part{"text", part.text()});
+      if (part.image() != nullptr) input.images.push_back(part.image());
+    }
+    conversation.push_back(std::move(turn));
+  }
+  const std::string media = std::string(family().image_placeholder()) + "\n";
+  const Tokenizer& tokens = parts_->tokenizer;
+  const auto special = [&](std::optional<TokenId> id) { return id ? TemplateValue(tokens.token(*id)) : TemplateValue(); };
+  TemplateValue variables = TemplateValue::dict({{"messages", make_messages(conversation, parts_->chat_template->content_form(), media)},
+                                                 {"add_generation_prompt", true},
+                                                 {"tools", nullptr},
+                                                 {"documents", nullptr}});
+  // A token that the tokenizer does not have stays undefined, as in the reference.
+  for (const auto& [name, id] : {std::pair("bos_token", tokens.bos()), std::pair("eos_token", tokens.eos()), std::pair("pad_token", tokens.pad()),
+                                 std::pair("unk_token", tokens.unk())})
+    if (id) variables.set(name, special(id));
+  input.text = parts_->chat_template->render(variables);
+  // Templates that write the first token themselves would otherwise get it twice.
+  const std::string_view bos = tokens.bos() ? tokens.token(*tokens.bos()) : std::string_view();
+  input.add_special_tokens = bos.empty() || !input.text.starts_with(bos);
+  return input;
+}
+
+CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const GenerateOptions& wishes, const OnText& on_text) const {
+  const auto start = std::chrono::steady_clock::now();
+  GenerateOptions options = wishes.or_else(parts_->generation_config);
+  options.validate();
+  detail::StopStrings stops(options.stop.value_or(std::vector<std::string>()));
+  options.stop.reset();
+  PreparedPrompt prepared = family().prepare(ctx, input.text, input.images, input.add_special_tokens);
+  const LanguageModel& lm = prepared.model ? *prepared.model : language_model();
+
+  Reply reply;
+  reply.prompt_tokens = prepared.ids.size();
+  reply.prepare_seconds = detail::seconds_since(start);
+  bool wanted = true;
+  const auto show = [&](std::string_view piece) {
+    if (piece.empty()) return;
+    reply.text += piece;
+    if (on_text && wanted) wanted = on_text(piece);
+  };
+
+  if (options.num_beams.value_or(1) > 1) {
+    options.num_return_sequences = 1;
+    const std::vector<BeamHypothesis> best = beam_search(ctx, lm, prepared.embeddings, prepared.ids, options);
+    if (!best.empty()) reply.ids = best.front().ids;
+    const auto& ends = options.eos_token_id;
+    const bool ended = !reply.ids.empty() && ends && std::find(ends->begin(), ends->end(), reply.ids.back()) != ends->end();
+    show(stops.push(parts_->tokenizer.decode(reply.ids, true)));
+    show(stops.flush());
+    reply.finish_reason = stops.found() ? FinishReason::stop : ended ? FinishReason::eos : FinishReason::length;
+    return reply;
+  }
+
+  Generation generation(ctx, lm, std::move(prepared.embeddings), std::move(options), std::move(prepared.ids));
+  TokenStream stream(parts_->tokenizer, true);
+  while (const std::optional<TokenId> token = generation.next()) {
+    if (const std::optional<std::string> piece = stream.push(*token)) show(stops.push(*piece));
+    if (stops.found()) generation.finish(FinishReason::stop);
+    if (!wanted) generation.finish(FinishReason::cancelled);
+  }
+  if (!stops.found()) show(stops.push(stream.flush()));
+  if (!stops.found()) show(stops.flush());
+  reply.ids.assign(generation.ids().begin(), generation.ids().end());
+  reply.finish_reason = stops.found() ? FinishReason::stop : generation.finish_reason().value_or(FinishReason::length);
+  reply.times = generation.times();
+  return reply;
+}
+
+CHIASM_INLINE Reply Pipeline::generate(Context& ctx, const Prompt& prompt, const GenerateOptions& options, const OnText& on_text) const {
+  const Message user{"user", prompt};
+  return reply(ctx, conversation(std::span<const Message>(&user, 1)), options, on_text);
+}
+CHIASM_INLINE Reply Pipeline::chat(Context& ctx, std::span<const Message> messages, const GenerateOptions& options, const OnText& on_text) const {
+  return reply(ctx, conversation(messages), options, on_text);
+}
+CHIASM_INLINE Reply Pipeline::complete(Context& ctx, const Prompt& prompt, const GenerateOptions& options, const OnText& on_text) const {
+  return reply(ctx, verbatim(prompt), options, on_text);
+}
+CHIASM_INLINE std::string Pipeline::generate(const Prompt& prompt, const GenerateOptions& options, const OnText& on_text) const {
+  Context ctx = new_context();
+  return generate(ctx, prompt, options, on_text).text;
+}
+CHIASM_INLINE std::string Pipeline::chat(std::span<const Message> messages, const GenerateOptions& options, const OnText& on_text) const {
+  Context ctx = new_context();
+  return chat(ctx, messages, options, on_text).text;
+}
+CHIASM_INLINE std::string Pipeline::complete(const Prompt& prompt, const GenerateOptions& options, const OnText& on_text) const {
+  Context ctx = new_context();
+  return complete(ctx, prompt, options, on_text).text;
+}
+CHIASM_INLINE std::string Pipeline::caption(const Image& image, const GenerateOptions& options, const OnText& on_text) const {
+  return generate(caption_prompt(image), options, on_text);
+}
+CHIASM_INLINE std::string Pipeline::answer(const Image& image, std::string_view question, const GenerateOptions& options, const OnText& on_text) const {
+  return generate(answer_prompt(image, question), options, on_text);
+}
+CHIASM_INLINE Prompt Pipeline::caption_prompt(const Image& image) const { return Prompt{image, family().caption_request()}; }
+CHIASM_INLINE Prompt Pipeline::answer_prompt(const Image& image, std::string_view question) const {
+  return Prompt{image, family().answer_request(question)};
+}
+CHIASM_INLINE std::string Pipeline::render(std::span<const Message> messages) const { return conversation(messages).text; }
+CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, const Prompt& prompt) const {
+  const Input input = verbatim(prompt);
+  return family().prepare(ctx, input.text, input.images, input.add_special_tokens);
+}
+
+CHIASM_INLINE Context Pipeline::new_context(CancelToken cancel) const {
+  ContextOptions options;
+  options.isa = parts_->isa;
+  options.compute = parts_->compute;
+  options.cancel = std::move(cancel);
+  return Context(parts_->threads, std::move(options));
+}
+CHIASM_INLINE const Family& Pipeline::family() const noexcept { return *parts_->family; }
+CHIASM_INLINE const Tokenizer& Pipeline::tokenizer() const noexcept { return parts_->tokenizer; }
+CHIASM_INLINE const GenerateOptions& Pipeline::generation_config() const noexcept { return parts_->generation_config; }
+
+CHIASM_INLINE Pipeline load(const std::string& folder, LoadOptions options) {
+  CheckpointOptions reading;
+  reading.weights = options.weights;
+  reading.on_progress = std::move(options.on_progress);
+  const Checkpoint checkpoint = Checkpoint::open(folder, std::move(reading));
+  const std::string type = checkpoint.model_type();
+  // The cheap files first: what is wrong with them is said before gigabytes are mapped.
+  Tokenizer tokenizer = Tokenizer::load(folder);
+  const Json generation = checkpoint.generation_config();
+  GenerateOptions generation_config = generation.is_null() ? GenerateOptions() : GenerateOptions::from(generation);
+  if (!generation_config.eos_token_id && tokenizer.eos()) generation_config.eos_token_id = std::vector<TokenId>{*tokenizer.eos()};
+  std::optional<ChatTemplate> chat_template = ChatTemplate::find(folder);
+
+  std::unique_ptr<const Family> family;
+  if (type == "llava" || type == "llava_next") {
+    family = std::make_unique<LlavaFamily>(checkpoint, tokenizer);
+  } else if (is_text_model(type)) {
+    family = std::make_unique<TextFamily>(checkpoint, tokenizer);
+  } else if (type == "clip" || type == "siglip") {
+    throw UnsupportedError("text from a '" + type + "' checkpoint (" + checkpoint.name() + "): it has none to give, see chiasm::DualEncoder");
+  } else {
+    throw UnsupportedError("model_type '" + type + "' (" + checkpoint.path("config.json") + "), expected llava, llava_next, llama, mistral or qwen2");
+  }
+  if (!chat_template && !family->default_chat_template().empty()) chat_template.emplace(family->default_chat_template());
+
+  auto parts = std::make_shared<Pipeline::Parts>(Pipeline::Parts{std::move(tokenizer), std::move(family), std::move(chat_template),
+                                                                 std::move(generation_config), std::make_shared<ThreadPool>(options.threads),
+                                                                 options.compute, std::move(options.isa)});
+  const Pipeline pipeline(std::move(parts));
+  (void)pipeline.new_context();  // an unknown tier is said now, not at the first question
+  return pipeline;
+}
+
+}  // namespace chiasm

@@ -1,0 +1,96 @@
+/// The LLaVA family: prompts, preprocessing and placeholders of LLaVA 1.5 and LLaVA-NeXT. arXiv:2310.03744.
+#pragma once
+
+#include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/image_processor.hpp>
+#include <chiasm/models/llava.hpp>
+#include <chiasm/pipelines/family.hpp>
+
+namespace chiasm::inline CHIASM_ABI {
+
+class LlavaFamily final : public Family {
+ public:
+  LlavaFamily(const Checkpoint& checkpoint, Tokenizer tokenizer)
+      : model_(checkpoint.weights(), checkpoint.config()), tokenizer_(std::move(tokenizer)), processor_(image_processor(checkpoint)) {
+    placeholder_ = tokenizer_.token(model_.config().image_token_index);
+    if (placeholder_.empty())
+      checkpoint.config().fail("image token " + std::to_string(model_.config().image_token_index) + " is not in the tokenizer (" +
+                               std::to_string(tokenizer_.size()) + " tokens)");
+  }
+
+  std::string_view name() const noexcept override { return model_.config().anyres ? "llava_next" : "llava"; }
+  const LanguageModel& language_model() const noexcept override { return model_.language_model(); }
+  std::string_view image_placeholder() const noexcept override { return placeholder_; }
+  const Llava& model() const noexcept { return model_; }
+  const ImageProcessor& processor() const noexcept { return processor_; }
+
+  /// The rows that stand for one picture.
+  Tensor encode(Context& ctx, const Image& image) const {  // -> (n, D)
+    const ImageInputs inputs = processor_(image);
+    const auto extent = [](int value) { return static_cast<std::size_t>(value); };
+    const Shape shape{extent(inputs.views), extent(inputs.channels), extent(inputs.height), extent(inputs.width)};
+    const View pixels(inputs.pixel_values.data(), shape);  // (views, 3, H, W)
+    ctx.observe("pixel_values", pixels);
+    const ImageTiling tiling{extent(inputs.original_height), extent(inputs.original_width), extent(inputs.grid_rows), extent(inputs.grid_columns)};
+    return model_.image_features(ctx, pixels, tiling);
+  }
+
+  PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens) const override {
+    const TokenId image_token = model_.config().image_token_index;
+    const std::vector<TokenId> ids = tokenizer_.encode(text, add_special_tokens);
+    std::size_t placeholders = 0;
+    for (const TokenId id : ids) placeholders += id == image_token;
+    if (placeholders != images.size())
+      throw ArgumentError("the prompt has " + std::to_string(placeholders) + " '" + placeholder_ + "' for " + std::to_string(images.size()) + " pictures");
+
+    std::vector<Tensor> features;
+    for (const auto& image : images) {
+      ctx.check_cancelled();
+      features.push_back(encode(ctx, *image));  // (n, D)
+    }
+    // Each placeholder becomes as many as its picture has rows; the rows then take their places.
+    PreparedPrompt prepared;
+    std::size_t next = 0;
+    for (const TokenId id : ids) prepared.ids.insert(prepared.ids.end(), id == image_token ? features[next++].rows() : 1, id);
+    prepared.embeddings = language_model().embed(ctx, prepared.ids);  // (T, D)
+    std::size_t row = 0;
+    next = 0;
+    for (const TokenId id : ids) {
+      if (id == image_token) {
+        const Tensor& picture = features[next++];
+        std::memcpy(prepared.embeddings.row(row), picture.data(), picture.bytes());
+        row += picture.rows();
+      } else {
+        ++row;
+      }
+    }
+    return prepared;
+  }
+
+  std::string_view default_chat_template() const noexcept override {
+    return "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %}ASSISTANT: {% endif %}"
+           "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
+           "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+           "{{ eos_token if message['role'] == 'assistant' else ' ' }}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}";
+  }
+  // The requests of LLaVA-1.5's own evaluation on captions and short answers.
+  std::string caption_request() const override { return "Provide a one-sentence caption for the provided image."; }
+  std::string answer_request(std::string_view question) const override {
+    return std::string(question) + "\nAnswer the question using a single word or phrase.";
+  }
+
+ private:
+  static ImageProcessor image_processor(const Checkpoint& checkpoint) {
+    const Json file = checkpoint.preprocessor_config(), nested = checkpoint.processor_config();
+    if (file.is_null() && nested.find("image_processor").is_null())
+      throw FileError(checkpoint.path("preprocessor_config.json"), "missing, and processor_config.json has no image_processor");
+    return ImageProcessor::from_json(file.is_null() ? nested : file);
+  }
+
+  Llava model_;
+  Tokenizer tokenizer_;
+  ImageProcessor processor_;
+  std::string placeholder_;
+};
+
+}  // namespace chiasm

@@ -1,0 +1,96 @@
+/// Pipeline: a loaded checkpoint that answers. Prompt in, text out; the tokenizer, the chat template, the image processor and the model
+/// are the checkpoint's own.
+#pragma once
+
+#include <chiasm/io/tokenizer.hpp>
+#include <chiasm/pipelines/family.hpp>
+#include <chiasm/pipelines/generation.hpp>
+#include <chiasm/pipelines/prompt.hpp>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace chiasm::inline CHIASM_ABI {
+
+struct LoadOptions {
+  WeightKind weights = WeightKind::keep;
+  Compute compute = Compute::f32;
+  std::size_t threads = 0;  // 0: CHIASM_THREADS, or else the processors that this process may use
+  std::string isa = {};     // as ContextOptions::isa
+  Callback<void(std::string_view file, std::size_t done, std::size_t total)> on_progress = {};  // after each weight file
+};
+
+/// An answer and how it came about.
+struct Reply {
+  std::string text;
+  std::vector<TokenId> ids;
+  FinishReason finish_reason = FinishReason::length;
+  std::size_t prompt_tokens = 0;
+  double prepare_seconds = 0;  // pictures encoded, prompt embedded
+  GenerationTimes times;       // zero for a beam search
+};
+
+/// Called with each piece of text as it comes, never a part of a character; false ends the answer.
+using OnText = Callback<bool(std::string_view piece)>;
+
+/// Const and shareable between threads: every call brings, or makes, a Context of its own.
+class Pipeline {
+ public:
+  /// See load() in below.
+  struct Parts;
+  explicit Pipeline(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) {}
+
+  /// `prompt` is what the user says: it goes through the checkpoint's chat template (as it is, where there is none). `options` go before
+  /// generation_config.json. All calls throw ArgumentError (options, pictures that do not match their placeholders or that the model cannot take),
+  /// TemplateError, Cancelled where the context was cancelled before there was an answer to return.
+  std::string generate(const Prompt& prompt, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+  Reply generate(Context& ctx, const Prompt& prompt, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+
+  /// The next turn of a conversation.
+  std::string chat(std::span<const Message> messages, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+  Reply chat(Context& ctx, std::span<const Message> messages, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+
+  /// `prompt` as it stands, no chat template: plain continuation, few-shot prompts, prompts of one's own making.
+  std::string complete(const Prompt& prompt, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+  Reply complete(Context& ctx, const Prompt& prompt, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+
+  /// What the picture shows, and a short answer to a question about it, asked in the words that the family was trained with.
+  std::string caption(const Image& image, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+  std::string answer(const Image& image, std::string_view question, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+  Prompt caption_prompt(const Image& image) const;
+  Prompt answer_prompt(const Image& image, std::string_view question) const;
+
+  /// The steps of the calls above, for one's own loop. The text of a conversation as the model reads it, with a placeholder for each picture:
+  std::string render(std::span<const Message> messages) const;
+  /// and a prompt's embeddings and ids, as complete() takes it.
+  PreparedPrompt prepare(Context& ctx, const Prompt& prompt) const;
+
+  /// A context on this pipeline's threads, with its precision and kernels.
+  Context new_context(CancelToken cancel = {}) const;
+
+  const Family& family() const noexcept;
+  const LanguageModel& language_model() const noexcept { return family().language_model(); }
+  const Tokenizer& tokenizer() const noexcept;
+  /// generation_config.json's.
+  const GenerateOptions& generation_config() const noexcept;
+
+ private:
+  struct Input;
+  Input verbatim(const Prompt& prompt) const;
+  Input conversation(std::span<const Message> messages) const;
+  Reply reply(Context& ctx, const Input& input, const GenerateOptions& options, const OnText& on_text) const;
+  std::shared_ptr<const Parts> parts_;
+};
+
+/// A pipeline for the checkpoint in `folder`; config.json says of which family. Throws FileError, FormatError, ConfigError, WeightError,
+/// UnsupportedError.
+Pipeline load(const std::string& folder, LoadOptions options = {});
+
+}  // namespace chiasm
+
+#ifndef CHIASM_COMPILED
+#include <chiasm/impl/pipeline.ipp>
+#endif
