@@ -1,0 +1,134 @@
+#pragma once
+
+#include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/safetensors.hpp>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <system_error>
+
+namespace chiasm::inline CHIASM_ABI {
+
+struct Checkpoint::State {
+  std::string name;
+  CheckpointOptions options;
+  std::optional<std::map<std::string, FileMap, std::less<>>> files;  // none: a folder
+  std::mutex mutex;
+  std::map<std::string, Json, std::less<>> parsed;
+
+  /// File names, sorted.
+  std::vector<std::string> list() const {
+    std::vector<std::string> names;
+    if (files) {
+      for (const auto& [file, bytes] : *files) names.push_back(file);
+      return names;
+    }
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry(name, error), end; !error && entry != end; entry.increment(error))
+      names.push_back(entry->path().filename().string());
+    if (error) throw FileError(name, "cannot be listed: " + error.message());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+};
+
+CHIASM_INLINE Checkpoint Checkpoint::open(const std::string& folder, CheckpointOptions options) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(folder, error);
+  if (!std::filesystem::exists(status)) throw FileError(folder, "no such folder" + (error ? " (" + error.message() + ")" : std::string()));
+  if (!std::filesystem::is_directory(status)) throw FileError(folder, "is a file, expected a folder with config.json and weights");
+  auto state = std::make_shared<State>();
+  state->name = folder;
+  state->options = std::move(options);
+  return Checkpoint(std::move(state));
+}
+
+CHIASM_INLINE Checkpoint Checkpoint::from_memory(std::vector<std::pair<std::string, std::span<const std::byte>>> files, CheckpointOptions options,
+                                                 std::string name, std::shared_ptr<const void> owner) {
+  auto state = std::make_shared<State>();
+  state->name = std::move(name);
+  state->options = std::move(options);
+  state->files.emplace();
+  for (auto& [file, bytes] : files)
+    if (!state->files->try_emplace(file, FileMap(bytes, state->name + "/" + file, owner)).second)
+      throw ArgumentError("Checkpoint::from_memory: '" + file + "' is there twice");
+  return Checkpoint(std::move(state));
+}
+
+CHIASM_INLINE const std::string& Checkpoint::name() const noexcept { return state_->name; }
+
+CHIASM_INLINE std::string Checkpoint::path(std::string_view file) const {
+  const bool separated = state_->name.empty() || state_->name.back() == '/';
+  return state_->name + (separated ? "" : "/") + std::string(file);
+}
+
+CHIASM_INLINE bool Checkpoint::has(std::string_view file) const {
+  if (state_->files) return state_->files->find(file) != state_->files->end();
+  std::error_code error;
+  return std::filesystem::exists(path(file), error);
+}
+
+CHIASM_INLINE FileMap Checkpoint::file(std::string_view file) const {
+  if (!state_->files) return FileMap::open(path(file));
+  const auto found = state_->files->find(file);
+  if (found == state_->files->end()) throw FileError(path(file), "not among the files in memory");
+  return found->second;
+}
+
+CHIASM_INLINE std::string Checkpoint::read(std::string_view file) const { return std::string(this->file(file).text()); }
+
+CHIASM_INLINE Json Checkpoint::json(std::string_view file) const {
+  const std::lock_guard lock(state_->mutex);
+  const auto known = state_->parsed.find(file);
+  if (known != state_->parsed.end()) return known->second;
+  if (!has(file)) return {};
+  const FileMap map = this->file(file);
+  return state_->parsed.emplace(file, Json::parse(map.text(), map.path())).first->second;
+}
+
+CHIASM_INLINE Json Checkpoint::config() const {
+  Json config = json("config.json");
+  if (config.is_null() && !has("config.json")) throw FileError(path("config.json"), "not there: a checkpoint begins with it");
+  if (!config.is_object()) throw ConfigError(path("config.json"), "", "expected an object, have " + config.dump(60));
+  return config;
+}
+
+CHIASM_INLINE std::string Checkpoint::model_type() const { return std::string(config()["model_type"].as_string()); }
+
+CHIASM_INLINE Weights Checkpoint::weights() const {
+  const State& state = *state_;
+  const auto progress = [&](std::string_view file, std::size_t done, std::size_t total) {
+    if (state.options.on_progress) state.options.on_progress(file, done, total);
+  };
+  const auto single = [&](const std::string& name) {
+    Weights weights(Safetensors::parse(file(name)).tensors, path(name), state.options.weights);
+    progress(name, 1, 1);
+    return weights;
+  };
+  const std::string whole = "model.safetensors", index = "model.safetensors.index.json";
+  if (has(whole)) return single(whole);
+  if (has(index)) {
+    const auto shard = [&](const std::string& name) {
+      if (!has(name)) throw FileError(path(name), "not there, but " + index + " names it");
+      return file(name);
+    };
+    return Weights(read_safetensors_shards(file(index), shard, progress), state.name, state.options.weights);
+  }
+
+  std::vector<std::string> readable, others;
+  for (const std::string& name : state.list()) {
+    const auto ends = [&](std::string_view ending) { return name.ends_with(ending); };
+    if (ends(".safetensors")) readable.push_back(name);
+    if (ends(".bin") || ends(".pt") || ends(".pth") || ends(".gguf") || ends(".h5") || ends(".msgpack") || ends(".onnx")) others.push_back(name);
+  }
+  if (readable.size() == 1) return single(readable[0]);
+  if (readable.size() > 1)
+    throw FileError(state.name, std::to_string(readable.size()) + " *.safetensors (" + readable[0] + ", " + readable[1] + ", ...) but neither " + whole + " nor " + index);
+  if (!others.empty()) throw UnsupportedError("weights in " + path(others[0]) + "; readable are " + whole + ", " + index + " with its shards, or one *.safetensors");
+  throw FileError(state.name, "no weights: looked for " + whole + ", " + index + ", *.safetensors");
+}
+
+}  // namespace chiasm

@@ -1,0 +1,72 @@
+/// Checkpoint: a folder as Hugging Face publishes models: config.json, *.safetensors, tokenizer.json and so on. Or the same files in memory.
+#pragma once
+
+#include <chiasm/core/callback.hpp>
+#include <chiasm/core/weights.hpp>
+#include <chiasm/io/file_map.hpp>
+#include <chiasm/io/json.hpp>
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace chiasm::inline CHIASM_ABI {
+
+struct CheckpointOptions {
+  WeightKind weights = WeightKind::keep;
+  Callback<void(std::string_view file, std::size_t done, std::size_t total)> on_progress = {};  // after each weight file
+};
+
+/// Cheap to copy, and shareable between threads. Opening reads nothing: each file is read when it is asked for, each JSON file once.
+class Checkpoint {
+ public:
+  /// Throws FileError if there is no such folder.
+  static Checkpoint open(const std::string& folder, CheckpointOptions options = {});
+
+  /// Files in memory, by the names that they have in a folder. `name` is what errors call the whole. Without an `owner`, the caller keeps
+  /// the bytes as long as anything made from them lives. Throws ArgumentError if a name is there twice.
+  static Checkpoint from_memory(std::vector<std::pair<std::string, std::span<const std::byte>>> files, CheckpointOptions options = {},
+                                std::string name = "<memory>", std::shared_ptr<const void> owner = {});
+
+  /// The folder, as it was given.
+  const std::string& name() const noexcept;
+  bool has(std::string_view file) const;
+  /// What errors call a file of this checkpoint; in a folder, where it is.
+  std::string path(std::string_view file) const;
+  /// One file's bytes. Throws FileError.
+  FileMap file(std::string_view file) const;
+  /// A copy of one file's bytes. Throws FileError.
+  std::string read(std::string_view file) const;
+  /// A JSON file, or null if it is not there. Throws FileError, FormatError.
+  Json json(std::string_view file) const;
+
+  /// config.json. Throws FileError if it is not there, FormatError, and ConfigError if it is no object.
+  Json config() const;
+  /// "llava", "clip", ... Throws as config(), and ConfigError if there is none.
+  std::string model_type() const;
+  /// Null if the checkpoint has none. Throw FileError, FormatError.
+  Json generation_config() const { return json("generation_config.json"); }
+  Json preprocessor_config() const { return json("preprocessor_config.json"); }
+  Json processor_config() const { return json("processor_config.json"); }
+  Json tokenizer_config() const { return json("tokenizer_config.json"); }
+
+  /// The tensors of model.safetensors, or of the shards of model.safetensors.index.json, or of the only *.safetensors. The data stay in the
+  /// files until they are used. A fresh tree each time. Throws FileError, FormatError, WeightError (see io/safetensors.hpp), and
+  /// UnsupportedError where there are weights of other formats only.
+  Weights weights() const;
+
+ private:
+  struct State;
+  explicit Checkpoint(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace chiasm
+
+#ifndef CHIASM_COMPILED
+#include <chiasm/impl/checkpoint.ipp>
+#endif
