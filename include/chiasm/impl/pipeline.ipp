@@ -209,6 +209,11 @@ CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, const Prompt& promp
   return family().prepare(ctx, input.text, input.images, input.add_special_tokens);
 }
 
+CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, std::span<const Message> messages) const {
+  const Input input = conversation(messages);
+  return family().prepare(ctx, input.text, input.images, input.add_special_tokens);
+}
+
 CHIASM_INLINE Context Pipeline::new_context(CancelToken cancel) const {
   ContextOptions options;
   options.isa = parts_->isa;

@@ -27,12 +27,10 @@ class LlavaFamily final : public Family {
   /// The rows that stand for one picture.
   Tensor encode(Context& ctx, const Image& image) const {  // -> (n, D)
     const ImageInputs inputs = processor_(image);
+    ctx.observe("pixel_values", inputs.pixel_values);
     const auto extent = [](int value) { return static_cast<std::size_t>(value); };
-    const Shape shape{extent(inputs.views), extent(inputs.channels), extent(inputs.height), extent(inputs.width)};
-    const View pixels(inputs.pixel_values.data(), shape);  // (views, 3, H, W)
-    ctx.observe("pixel_values", pixels);
     const ImageTiling tiling{extent(inputs.original_height), extent(inputs.original_width), extent(inputs.grid_rows), extent(inputs.grid_columns)};
-    return model_.image_features(ctx, pixels, tiling);
+    return model_.image_features(ctx, inputs.pixel_values, tiling);  // of (views, 3, H, W)
   }
 
   PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens) const override {

@@ -67,6 +67,8 @@ class Pipeline {
   std::string render(std::span<const Message> messages) const;
   /// and a prompt's embeddings and ids, as complete() takes it.
   PreparedPrompt prepare(Context& ctx, const Prompt& prompt) const;
+  /// As above, for the next turn of a conversation.
+  PreparedPrompt prepare(Context& ctx, std::span<const Message> messages) const;
 
   /// A context on this pipeline's threads, with its precision and kernels.
   Context new_context(CancelToken cancel = {}) const;

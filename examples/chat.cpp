@@ -1,0 +1,61 @@
+/// chat: a conversation about pictures, turn after turn.
+#include "options.hpp"
+
+#include <chiasm/io/image_file.hpp>
+
+int main(int count, char** arguments) {
+  CLI::App app("Talks about pictures. /image FILE shows one, /reset starts anew, /quit ends; Ctrl-C stops an answer.", "chat");
+  examples::Options options(app, examples::bundled("models/shapes-llava"));
+  options.add_generation(app);
+  std::vector<std::string> shown;
+  std::string system;
+  app.add_option("pictures", shown, "Pictures to begin with (by default a bundled one where the bundled model talks)");
+  app.add_option("--system", system, "What the model is told before the first turn");
+  return examples::run(app, count, arguments, [&] {
+    if (shown.empty() && options.model == examples::bundled("models/shapes-llava")) shown = {examples::bundled("pictures/shapes-02.png")};
+    const chiasm::Pipeline vlm = options.load();
+    std::vector<chiasm::Message> messages;
+    chiasm::Prompt turn;
+    const auto begin = [&] {
+      messages.clear();
+      if (!system.empty()) messages.push_back({"system", system});
+      turn = {};
+      for (const std::string& file : shown) turn << chiasm::load_image(file);
+    };
+    begin();
+    const bool prompt_user = examples::is_terminal(0) && !options.json;
+    if (prompt_user)
+      for (const std::string& file : shown) std::cout << "(" << file << ")" << std::endl;
+    for (std::string line;;) {
+      if (prompt_user) std::cout << "> " << std::flush;
+      if (!std::getline(std::cin, line) || line == "/quit") return 0;
+      if (line.empty()) continue;
+      if (line == "/reset") {
+        begin();
+        continue;
+      }
+      try {
+        if (line.starts_with("/image ")) {
+          turn << chiasm::load_image(line.substr(7));
+          continue;
+        }
+        chiasm::Prompt asked = turn;
+        asked << line;
+        messages.push_back({"user", asked});
+        chiasm::Context ctx = vlm.new_context();
+        const examples::Interrupt interrupt(ctx.cancel_token());
+        const chiasm::Reply reply = vlm.chat(ctx, messages, options.generation(), [&](std::string_view piece) {
+          if (!options.json) std::cout << piece << std::flush;
+          return true;
+        });
+        messages.push_back({"assistant", reply.text});
+        turn = {};
+        if (options.json) examples::print_json(examples::describe(reply));
+        else std::cout << std::endl;
+      } catch (const chiasm::Error& error) {  // the turn is taken back, the conversation goes on
+        if (!messages.empty() && messages.back().role == "user") messages.pop_back();
+        std::cerr << "chat: " << error.what() << std::endl;
+      }
+    }
+  });
+}
