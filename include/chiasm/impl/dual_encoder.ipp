@@ -43,10 +43,10 @@ CHIASM_INLINE Tensor DualEncoder::embed(Context& ctx, std::span<const Image> ima
   Tensor pixels;  // (N, 3, H, W)
   for (std::size_t n = 0; n < images.size(); ++n) {
     const ImageInputs one = parts_->processor(images[n]);
-    if (n == 0)
-      pixels = ctx.empty(Shape{images.size(), static_cast<std::size_t>(one.channels), static_cast<std::size_t>(one.height), static_cast<std::size_t>(one.width)});
+    const Shape& shape = one.pixel_values.shape();
+    if (n == 0) pixels = ctx.empty(Shape{images.size(), shape[1], shape[2], shape[3]});
     if (one.pixel_values.size() * images.size() != pixels.size()) throw ArgumentError("DualEncoder: pictures of several sizes after preprocessing");
-    std::copy(one.pixel_values.begin(), one.pixel_values.end(), pixels.data() + n * one.pixel_values.size());
+    std::copy(one.pixel_values.data(), one.pixel_values.data() + one.pixel_values.size(), pixels.data() + n * one.pixel_values.size());
   }
   if (images.empty()) throw ArgumentError("DualEncoder: no pictures");
   ctx.observe("pixel_values", pixels);
