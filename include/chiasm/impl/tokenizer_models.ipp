@@ -1,0 +1,523 @@
+#pragma once
+
+#include <chiasm/io/json.hpp>
+
+#include <chiasm/impl/tokenizer_vocabulary.ipp>
+#include <chiasm/impl/unicode.ipp>
+
+#include <array>
+#include <functional>
+#include <queue>
+
+namespace chiasm::inline CHIASM_ABI {
+namespace detail {
+
+/// Buffers of one encode call.
+struct EncodeScratch {
+  std::vector<TokenId> symbols, merged;
+  std::vector<std::uint32_t> rank, previous, next;
+  std::string text;
+  struct Step {
+    double score;
+    TokenId id;
+    std::uint32_t from;
+  };
+  std::vector<Step> path;
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> spans;
+};
+
+/// A model turns one piece of pre-tokenised text into ids.
+class TokenModel {
+ public:
+  virtual ~TokenModel() = default;
+  /// Appends the ids of `piece` (well-formed UTF-8, not empty).
+  virtual void encode(std::string_view piece, std::vector<TokenId>& ids, EncodeScratch& scratch) const = 0;
+  /// Whether pieces may also be cut before each U+2581 that follows another character, without any change of the ids.
+  virtual bool splits_at_metaspace() const { return false; }
+  Vocabulary vocabulary;
+};
+
+inline TokenId token_id(const Json& value) {
+  const std::int64_t id = value.as_int();
+  if (id < 0 || id >= std::numeric_limits<TokenId>::max()) value.fail("is " + std::to_string(id) + ", no token id");
+  return static_cast<TokenId>(id);
+}
+
+inline void seal(Vocabulary& vocabulary, const Json& where) {
+  if (!vocabulary.seal()) where.fail("has ids out of proportion to its " + std::to_string(vocabulary.size()) + " tokens");
+}
+
+inline void read_vocabulary(Vocabulary& vocabulary, const Json& json) {
+  if (!json.is_object()) json.fail("is not an object of tokens and ids");
+  vocabulary.reserve(json.size());
+  for (const Json entry : json) vocabulary.insert(entry.key(), token_id(entry));
+  seal(vocabulary, json);
+}
+
+inline std::string byte_token(unsigned byte) {
+  constexpr char digits[] = "0123456789ABCDEF";
+  return std::string("<0x") + digits[byte >> 4] + digits[byte & 15] + ">";
+}
+
+/// Byte pair encoding: Sennrich et al., arXiv:1508.07909. Always the pair that was merged first in training, the leftmost of several.
+class Bpe final : public TokenModel {
+ public:
+  /// `bytes`: the pre-tokenizer ends in ByteLevel; pieces then come as they are and are read byte by byte in its alphabet.
+  Bpe(const Json& json, bool bytes) : bytes_(bytes), file_(json.file()) {
+    read_vocabulary(vocabulary, json["vocab"]);
+    if (const Json dropout = json.find("dropout"); !dropout.is_null() && dropout.as_double() != 0)
+      throw UnsupportedError("BPE with dropout " + dropout.dump());
+    prefix_ = json.get<std::string>("continuing_subword_prefix", "");
+    suffix_ = json.get<std::string>("end_of_word_suffix", "");
+    fuse_ = json.get<bool>("fuse_unk", false);
+    ignore_merges_ = json.get<bool>("ignore_merges", false);
+    if (const Json unk = json.find("unk_token"); !unk.is_null()) {
+      has_unk_ = true;
+      unk_ = vocabulary.find(unk.as_string());
+    }
+    if (json.get<bool>("byte_fallback", false))
+      for (unsigned b = 0; b < 256; ++b) fallback_[b] = vocabulary.find(byte_token(b));
+    read_merges(json["merges"]);
+    for (unsigned b = 0; b < 256; ++b) {
+      if (bytes_ || b < 128) {
+        std::string letter;
+        unicode::append(letter, bytes_ ? byte_alphabet.letter[b] : b);
+        for (unsigned ends = 0; ends < 4; ++ends)
+          single_[ends][b] = vocabulary.find((ends & 1 ? std::string() : prefix_) + letter + (ends & 2 ? suffix_ : std::string()));
+      }
+    }
+  }
+
+  bool splits_at_metaspace() const override { return metaspace_; }
+
+  void encode(std::string_view piece, std::vector<TokenId>& ids, EncodeScratch& scratch) const override {
+    if (ignore_merges_) {
+      TokenId whole = -1;
+      if (bytes_) {
+        scratch.text.clear();
+        for (const char c : piece) unicode::append(scratch.text, byte_alphabet.letter[static_cast<unsigned char>(c)]);
+        whole = vocabulary.find(scratch.text);
+      } else {
+        whole = vocabulary.find(piece);
+      }
+      if (whole >= 0) return ids.push_back(whole);
+    }
+    std::vector<TokenId>& symbols = scratch.symbols;
+    symbols.clear();
+    bool unknown = false;  // an unknown token waits, to be fused with those that follow
+    for (std::size_t at = 0; at < piece.size();) {
+      const std::size_t from = at;
+      const auto byte = static_cast<unsigned char>(piece[at]);
+      if (bytes_ || byte < 128) {
+        ++at;
+      } else {
+        unicode::next(piece, at);
+      }
+      const unsigned ends = (from == 0 ? 1U : 0U) | (at == piece.size() ? 2U : 0U);
+      TokenId id = -1;
+      std::string_view spelling = piece.substr(from, at - from);
+      if (bytes_ || byte < 128) {
+        id = single_[ends][byte];
+      } else if (prefix_.empty() && suffix_.empty()) {
+        id = vocabulary.find(spelling);
+      } else {
+        scratch.text = (ends & 1 ? std::string() : prefix_) + std::string(spelling) + (ends & 2 ? suffix_ : std::string());
+        id = vocabulary.find(scratch.text);
+      }
+      if (id >= 0) {
+        if (unknown) symbols.push_back(unk_);
+        unknown = false;
+        symbols.push_back(id);
+        continue;
+      }
+      if (fallback_[0x20] >= 0 || fallback_[0] >= 0) {
+        if (bytes_ || !prefix_.empty() || !suffix_.empty()) {
+          scratch.text = ends & 1 ? std::string() : prefix_;
+          if (bytes_) {
+            unicode::append(scratch.text, byte_alphabet.letter[byte]);
+          } else {
+            scratch.text += spelling;
+          }
+          if (ends & 2) scratch.text += suffix_;
+          spelling = scratch.text;
+        }
+        if (std::all_of(spelling.begin(), spelling.end(), [&](char c) { return fallback_[static_cast<unsigned char>(c)] >= 0; })) {
+          for (const char c : spelling) symbols.push_back(fallback_[static_cast<unsigned char>(c)]);
+          continue;
+        }
+      }
+      if (!has_unk_) continue;
+      if (unk_ < 0) throw ConfigError(file_, "/model/unk_token", "is needed and not in the vocabulary");
+      if (unknown && !fuse_) symbols.push_back(unk_);
+      unknown = true;
+    }
+    if (unknown) symbols.push_back(unk_);
+    merge(ids, scratch);
+  }
+
+ private:
+  struct Merge {
+    std::uint64_t pair = none;
+    std::uint32_t rank = no_rank;
+    TokenId id = -1;
+    static constexpr std::uint64_t none = ~std::uint64_t{0};
+  };
+  static constexpr std::uint32_t no_rank = 0xFFFFFFFF;
+  static std::uint64_t key(TokenId a, TokenId b) noexcept {
+    return std::uint64_t{static_cast<std::uint32_t>(a)} << 32 | static_cast<std::uint32_t>(b);
+  }
+  const Merge& find(TokenId a, TokenId b) const noexcept {
+    const std::uint64_t pair = key(a, b);
+    for (std::size_t i = slot(pair);; i = (i + 1) & (merges_.size() - 1))
+      if (merges_[i].pair == pair || merges_[i].pair == Merge::none) return merges_[i];
+  }
+  std::size_t slot(std::uint64_t pair) const noexcept {
+    const std::uint64_t h = (pair ^ pair >> 29) * 0x9E3779B97F4A7C15U;
+    return static_cast<std::size_t>(h >> 20) & (merges_.size() - 1);
+  }
+
+  void read_merges(const Json& json) {
+    if (!json.is_array()) json.fail("is not an array of merges");
+    std::size_t size = 16;
+    while (size < json.size() * 2) size *= 2;
+    merges_.assign(size, Merge());
+    constexpr std::string_view mark = "\xE2\x96\x81";
+    metaspace_ = !bytes_ && prefix_.empty() && suffix_.empty() && !ignore_merges_ && vocabulary.find(mark) >= 0;
+    std::uint32_t rank = 0;
+    std::string product;
+    for (const Json merge : json) {
+      std::string_view left, right;
+      if (merge.is_array()) {
+        if (merge.size() != 2) merge.fail("has " + std::to_string(merge.size()) + " parts, a merge has 2");
+        auto part = merge.begin();
+        left = (*part).as_string();
+        right = (*++part).as_string();
+      } else {
+        const std::string_view text = merge.as_string();
+        if (rank == 0 && text.starts_with("#version")) continue;
+        const std::size_t blank = text.find(' ');
+        if (blank == std::string_view::npos || text.find(' ', blank + 1) != std::string_view::npos)
+          merge.fail("is '" + std::string(text) + "', a merge is two tokens with a blank between");
+        left = text.substr(0, blank);
+        right = text.substr(blank + 1);
+      }
+      const TokenId a = vocabulary.find(left), b = vocabulary.find(right);
+      if (a < 0 || b < 0) merge.fail("merges '" + std::string(a < 0 ? left : right) + "', which is not in the vocabulary");
+      if (right.size() < prefix_.size()) merge.fail("is shorter than continuing_subword_prefix");
+      product.assign(left);
+      product += right.substr(prefix_.size());
+      const TokenId id = vocabulary.find(product);
+      if (id < 0) merge.fail("gives '" + product + "', which is not in the vocabulary");
+      if (metaspace_) {
+        for (std::size_t at = product.find(mark, 1); at != std::string::npos && metaspace_; at = product.find(mark, at + 1))
+          metaspace_ = at >= mark.size() && std::string_view(product).substr(at - mark.size(), mark.size()) == mark;
+      }
+      Merge& entry = const_cast<Merge&>(find(a, b));
+      entry = {key(a, b), rank++, id};
+    }
+  }
+
+  void merge(std::vector<TokenId>& ids, EncodeScratch& scratch) const {
+    // A scan over a short word's ranks beats a heap; a long word must not be quadratic.
+    constexpr std::size_t small = 40;
+    if (scratch.symbols.size() <= small) {
+      merge_small<small>(ids, scratch.symbols);
+    } else {
+      merge_large(ids, scratch);
+    }
+  }
+
+  template <std::size_t most>
+  void merge_small(std::vector<TokenId>& ids, const std::vector<TokenId>& symbols) const {
+    TokenId word[most + 1], into[most + 1];
+    std::uint32_t rank[most + 1];
+    std::size_t size = symbols.size();
+    std::copy(symbols.begin(), symbols.end(), word);
+    const auto look = [&](std::size_t i) {
+      if (i + 1 >= size) {
+        rank[i] = no_rank;
+        return;
+      }
+      const Merge& merge = find(word[i], word[i + 1]);
+      rank[i] = merge.rank;
+      into[i] = merge.id;
+    };
+    for (std::size_t i = 0; i < size; ++i) look(i);
+    while (size > 1) {
+      std::size_t best = 0;
+      for (std::size_t i = 1; i + 1 < size; ++i)
+        if (rank[i] < rank[best]) best = i;
+      if (rank[best] == no_rank) break;
+      word[best] = into[best];
+      --size;
+      for (std::size_t i = best + 1; i < size; ++i) {
+        word[i] = word[i + 1];
+        rank[i] = rank[i + 1];
+        into[i] = into[i + 1];
+      }
+      look(best);
+      if (best > 0) look(best - 1);
+    }
+    ids.insert(ids.end(), word, word + size);
+  }
+
+  void merge_large(std::vector<TokenId>& ids, EncodeScratch& scratch) const {
+    constexpr std::uint32_t end = 0xFFFFFFFF;
+    std::vector<TokenId>& word = scratch.symbols;
+    const auto size = static_cast<std::uint32_t>(word.size());
+    scratch.rank.assign(size, no_rank);
+    scratch.merged.resize(size);
+    scratch.previous.resize(size);
+    scratch.next.resize(size);
+    std::vector<std::uint64_t> first;  // rank and position: the smallest is the next merge
+    first.reserve(size);
+    const auto look = [&](std::uint32_t i) {
+      const std::uint32_t after = scratch.next[i];
+      const std::uint32_t before = scratch.rank[i];
+      scratch.rank[i] = no_rank;
+      if (after != end) {
+        const Merge& merge = find(word[i], word[after]);
+        scratch.rank[i] = merge.rank;
+        scratch.merged[i] = merge.id;
+      }
+      return scratch.rank[i] != no_rank && scratch.rank[i] != before;
+    };
+    for (std::uint32_t i = 0; i < size; ++i) {
+      scratch.previous[i] = i == 0 ? end : i - 1;
+      scratch.next[i] = i + 1 == size ? end : i + 1;
+      if (look(i)) first.push_back(std::uint64_t{scratch.rank[i]} << 32 | i);
+    }
+    std::priority_queue<std::uint64_t, std::vector<std::uint64_t>, std::greater<>> queue(std::greater<>(), std::move(first));
+    while (!queue.empty()) {
+      const std::uint64_t top = queue.top();
+      queue.pop();
+      const auto at = static_cast<std::uint32_t>(top);
+      if (scratch.rank[at] != static_cast<std::uint32_t>(top >> 32)) continue;  // that pair is gone
+      const std::uint32_t right = scratch.next[at], after = scratch.next[right], before = scratch.previous[at];
+      word[at] = scratch.merged[at];
+      word[right] = -1;
+      scratch.rank[right] = no_rank;
+      scratch.rank[at] = no_rank;
+      scratch.next[at] = after;
+      if (after != end) scratch.previous[after] = at;
+      if (look(at)) queue.push(std::uint64_t{scratch.rank[at]} << 32 | at);
+      if (before != end && look(before)) queue.push(std::uint64_t{scratch.rank[before]} << 32 | before);
+    }
+    for (std::uint32_t i = 0; i != end; i = scratch.next[i]) ids.push_back(word[i]);
+  }
+
+  bool bytes_, fuse_ = false, ignore_merges_ = false, has_unk_ = false, metaspace_ = false;
+  TokenId unk_ = -1;
+  std::string prefix_, suffix_, file_;
+  std::vector<Merge> merges_;
+  std::array<std::array<TokenId, 256>, 4> single_{};  // by "first of the word" | "last of the word" << 1
+  std::array<TokenId, 256> fallback_ = [] {
+    std::array<TokenId, 256> none{};
+    none.fill(-1);
+    return none;
+  }();
+};
+
+/// Unigram language model: the most probable segmentation. Kudo, arXiv:1804.10959. Scores are summed in double precision and the first of
+/// equally good paths wins, as in `tokenizers` (sentencepiece sums floats).
+class Unigram final : public TokenModel {
+ public:
+  explicit Unigram(const Json& json) : file_(json.file()) {
+    const Json vocab = json["vocab"];
+    if (!vocab.is_array()) vocab.fail("is not an array of pieces and scores");
+    if (vocab.size() == 0) vocab.fail("is empty");
+    vocabulary.reserve(vocab.size());
+    scores_.reserve(vocab.size());
+    double least = std::numeric_limits<double>::infinity();
+    std::vector<std::pair<std::string_view, std::int32_t>> words;
+    words.reserve(vocab.size());
+    for (const Json entry : vocab) {
+      if (!entry.is_array() || entry.size() != 2) entry.fail("is not a piece and its score");
+      auto part = entry.begin();
+      const std::string_view piece = (*part).as_string();
+      const double score = (*++part).as_double();
+      const auto id = static_cast<TokenId>(scores_.size());
+      least = std::min(least, score);
+      scores_.push_back(score);
+      vocabulary.insert(piece, id);
+      if (!piece.empty()) words.emplace_back(piece, id);
+    }
+    seal(vocabulary, vocab);
+    trie_ = Trie(std::move(words));
+    unknown_score_ = least - 10.0;
+    if (const Json unk = json.find("unk_id"); !unk.is_null()) {
+      unk_ = token_id(unk);
+      if (static_cast<std::size_t>(unk_) >= scores_.size()) unk.fail("is " + std::to_string(unk_) + ", no piece of the vocabulary");
+    }
+    if (json.get<bool>("byte_fallback", false)) {
+      byte_fallback_ = true;
+      for (unsigned b = 0; b < 256; ++b) fallback_[b] = vocabulary.find(byte_token(b));
+    }
+  }
+
+  void encode(std::string_view piece, std::vector<TokenId>& ids, EncodeScratch& scratch) const override {
+    constexpr std::uint32_t unreached = 0xFFFFFFFF;
+    auto& path = scratch.path;
+    path.assign(piece.size() + 1, {0, -1, unreached});
+    const auto offer = [&](std::size_t end, std::size_t from, TokenId id, double score) {
+      if (path[end].from == unreached || score > path[end].score) path[end] = {score, id, static_cast<std::uint32_t>(from)};
+    };
+    for (std::size_t from = 0; from < piece.size();) {
+      std::size_t behind = from;
+      unicode::next(piece, behind);
+      const double score = path[from].score;
+      bool single = false;
+      std::uint32_t node = 0;
+      for (std::size_t at = from; at < piece.size();) {
+        node = trie_.child(node, piece[at++]);
+        if (node == 0) break;
+        const std::int32_t id = trie_.value(node);
+        if (id == Trie::none) continue;
+        offer(at, from, id, scores_[static_cast<std::size_t>(id)] + score);
+        single = single || at == behind;
+      }
+      if (!single) {
+        if (unk_ < 0) throw ConfigError(file_, "/model/unk_id", "is needed and not there");
+        offer(behind, from, unk_, unknown_score_ + score);
+      }
+      from = behind;
+    }
+    // Back along the best path; unknown neighbours are one.
+    auto& spans = scratch.spans;
+    spans.clear();
+    bool unknown = false;
+    for (std::size_t end = piece.size(); end > 0; end = path[end].from) {
+      const bool now_unknown = path[end].id == unk_;
+      if (now_unknown && unknown) {
+        spans.back().first = path[end].from;
+      } else {
+        spans.emplace_back(path[end].from, static_cast<std::uint32_t>(end));
+      }
+      unknown = now_unknown;
+    }
+    for (auto span = spans.rbegin(); span != spans.rend(); ++span) {
+      const std::string_view text = piece.substr(span->first, span->second - span->first);
+      const TokenId id = path[span->second].id;
+      if (id != unk_) {
+        ids.push_back(id);
+        continue;
+      }
+      const TokenId known = vocabulary.find(text);
+      if (known >= 0) {
+        ids.push_back(known);
+      } else if (byte_fallback_ &&
+                 std::all_of(text.begin(), text.end(), [&](char c) { return fallback_[static_cast<unsigned char>(c)] >= 0; })) {
+        for (const char c : text) ids.push_back(fallback_[static_cast<unsigned char>(c)]);
+      } else {
+        ids.push_back(unk_);
+      }
+    }
+  }
+
+ private:
+  std::string file_;
+  std::vector<double> scores_;
+  Trie trie_;
+  double unknown_score_ = 0;
+  TokenId unk_ = -1;
+  bool byte_fallback_ = false;
+  std::array<TokenId, 256> fallback_{};
+};
+
+/// WordPiece: the longest known beginning, again and again. Wu et al., arXiv:1609.08144; BERT.
+class WordPiece final : public TokenModel {
+ public:
+  explicit WordPiece(const Json& json) {
+    read_vocabulary(vocabulary, json["vocab"]);
+    prefix_ = json.get<std::string>("continuing_subword_prefix", "##");
+    most_ = json.get<std::size_t>("max_input_chars_per_word", 100);
+    const std::string unk = json.get<std::string>("unk_token", "[UNK]");
+    unk_ = vocabulary.find(unk);
+    if (unk_ < 0) json.fail("has unk_token '" + unk + "', which is not in the vocabulary");
+    std::vector<std::pair<std::string_view, std::int32_t>> words;
+    words.reserve(vocabulary.size());
+    vocabulary.each([&](std::string_view text, TokenId id) { words.emplace_back(text, id); });
+    trie_ = Trie(std::move(words));
+    // Continuations are found below the prefix's node.
+    for (const char c : prefix_) {
+      inner_ = trie_.child(inner_, c);
+      if (inner_ == 0) {
+        has_inner_ = false;
+        break;
+      }
+    }
+  }
+
+  void encode(std::string_view piece, std::vector<TokenId>& ids, EncodeScratch&) const override {
+    std::size_t characters = 0;
+    for (const char c : piece) characters += (static_cast<unsigned char>(c) & 0xC0U) != 0x80U ? 1 : 0;
+    if (characters > most_) return ids.push_back(unk_);
+    const std::size_t before = ids.size();
+    for (std::size_t from = 0; from < piece.size();) {
+      TokenId longest = -1;
+      std::size_t end = from;
+      if (from == 0 || has_inner_) {
+        std::uint32_t node = from == 0 ? 0 : inner_;
+        for (std::size_t at = from; at < piece.size();) {
+          node = trie_.child(node, piece[at++]);
+          if (node == 0) break;
+          if (trie_.value(node) != Trie::none) {
+            longest = trie_.value(node);
+            end = at;
+          }
+        }
+      }
+      if (longest < 0) {
+        ids.resize(before);
+        return ids.push_back(unk_);
+      }
+      ids.push_back(longest);
+      from = end;
+    }
+  }
+
+ private:
+  std::string prefix_;
+  std::size_t most_ = 100;
+  TokenId unk_ = -1;
+  Trie trie_;
+  std::uint32_t inner_ = 0;
+  bool has_inner_ = true;
+};
+
+/// WordLevel: each piece is a token or unknown.
+class WordLevel final : public TokenModel {
+ public:
+  explicit WordLevel(const Json& json) : file_(json.file()) {
+    read_vocabulary(vocabulary, json["vocab"]);
+    unk_ = vocabulary.find(json.get<std::string>("unk_token", "<unk>"));
+  }
+  void encode(std::string_view piece, std::vector<TokenId>& ids, EncodeScratch&) const override {
+    const TokenId id = vocabulary.find(piece);
+    if (id < 0 && unk_ < 0) throw ConfigError(file_, "/model/unk_token", "is needed and not in the vocabulary");
+    ids.push_back(id >= 0 ? id : unk_);
+  }
+
+ private:
+  std::string file_;
+  TokenId unk_ = -1;
+};
+
+inline std::shared_ptr<const TokenModel> read_model(const Json& json, bool bytes) {
+  if (!json.is_object()) json.fail("is not an object");
+  std::string type = json.get<std::string>("type", "");
+  if (type.empty()) {  // old files leave the type out
+    type = json.contains("merges")                     ? "BPE"
+           : json.find("vocab").is_array()             ? "Unigram"
+           : json.contains("max_input_chars_per_word") ? "WordPiece"
+                                                       : "WordLevel";
+  }
+  if (type == "BPE") return std::make_shared<Bpe>(json, bytes);
+  if (type == "Unigram") return std::make_shared<Unigram>(json);
+  if (type == "WordPiece") return std::make_shared<WordPiece>(json);
+  if (type == "WordLevel") return std::make_shared<WordLevel>(json);
+  throw UnsupportedError("tokenizer model '" + type + "' (" + json.file() + ")");
+}
+
+}  // namespace detail
+}  // namespace chiasm
