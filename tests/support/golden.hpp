@@ -99,17 +99,23 @@ inline chiasm::GenerateOptions options_of(const ordered_json& generate, const ch
   return options;
 }
 
+/// A picture of a case, as its reference saw it.
+inline chiasm::Image picture(const std::string& folder, const std::string& file, const std::string& family) {
+  // The reference's own decoding of a JPEG lies beside it: the comparison is about the model.
+  const std::string decoded = folder + "/" + file.substr(0, file.rfind('.')) + ".decoded.png";
+  // Most references handed the processor the file with its alpha, and present transformers lays that on white.
+  const bool converted = family == "siglip" || family == "idefics" || family == "kosmos2" || family == "paligemma" || family == "qwen2_vl";
+  return chiasm::load_image(std::filesystem::exists(decoded) ? decoded : folder + "/" + file, converted ? chiasm::Alpha::drop : chiasm::Alpha::white);
+}
+
 /// The case's prompt, with its pictures where the placeholder stands.
-inline chiasm::Prompt prompt_of(const std::string& folder, const ordered_json& input, const std::string& placeholder) {
+inline chiasm::Prompt prompt_of(const std::string& folder, const ordered_json& input, const std::string& placeholder, const std::string& family) {
   chiasm::Prompt prompt;
   std::string text = input.at("prompt");
   for (const std::string& file : input.value("images", std::vector<std::string>())) {
-    // The reference's own decoding of a JPEG lies beside it: the comparison is about the model.
-    const std::string decoded = file.substr(0, file.rfind('.')) + ".decoded.png";
-    const std::string path = folder + "/" + (std::filesystem::exists(folder + "/" + decoded) ? decoded : file);
     const std::size_t at = text.find(placeholder);
     if (placeholder.empty() || at == std::string::npos) throw chiasm::ArgumentError("more pictures than placeholders in the prompt");
-    prompt << text.substr(0, at) << chiasm::load_image(path);
+    prompt << text.substr(0, at) << picture(folder, file, family);
     text.erase(0, at + placeholder.size());
   }
   prompt << text;
@@ -125,7 +131,7 @@ inline ordered_json run_pipeline(const std::string& folder, const ordered_json& 
   for (const ordered_json& input : description.at("inputs")) {
     const std::string name = input.at("name");
     try {
-      const chiasm::Prompt prompt = prompt_of(folder, input, std::string(pipeline.family().image_placeholder()));
+      const chiasm::Prompt prompt = prompt_of(folder, input, std::string(pipeline.family().image_placeholder()), description.at("family"));
       chiasm::ContextOptions observing;
       observing.on_tensor = [&](std::string_view what, chiasm::View tensor) { dump.add(name + "." + std::string(what), tensor); };
       chiasm::Context ctx(observing);
@@ -163,7 +169,7 @@ inline ordered_json run_pipeline(const std::string& folder, const ordered_json& 
         if (candidate.at("name") == name) input = &candidate;
       if (input == nullptr) throw chiasm::ArgumentError("no input '" + name + "'");
       chiasm::Context ctx;
-      const chiasm::PreparedPrompt prepared = pipeline.prepare(ctx, prompt_of(folder, *input, std::string(pipeline.family().image_placeholder())));
+      const chiasm::PreparedPrompt prepared = pipeline.prepare(ctx, prompt_of(folder, *input, std::string(pipeline.family().image_placeholder()), description.at("family")));
       const chiasm::GenerateOptions options = options_of(run.at("generate"), pipeline.generation_config());
       std::vector<chiasm::TokenId> ids;
       if (options.num_beams.value_or(1) > 1) {
@@ -202,10 +208,7 @@ inline void run_dual_encoder(const std::string& folder, const ordered_json& desc
     };
     chiasm::Context ctx(observing);
     std::vector<chiasm::Image> images;
-    for (const std::string& file : input.at("images").get<std::vector<std::string>>()) {
-      const std::string decoded = folder + "/" + file.substr(0, file.rfind('.')) + ".decoded.png";
-      images.push_back(chiasm::load_image(std::filesystem::exists(decoded) ? decoded : folder + "/" + file));
-    }
+    for (const std::string& file : input.at("images").get<std::vector<std::string>>()) images.push_back(picture(folder, file, description.at("family")));
     const std::vector<std::string> texts = input.at("texts");
     const chiasm::DualEncoder::Tokens tokens = encoder.tokenize(texts);
     const std::string name = input.at("name");

@@ -13,8 +13,7 @@ inline chiasm::DecoderConfig small_decoder() {
   return c;
 }
 
-inline chiasm::Weights random_decoder(const chiasm::DecoderConfig& c, chiasm::DType dtype = chiasm::DType::f32) {
-  RandomWeights random;
+inline chiasm::Weights random_decoder(const chiasm::DecoderConfig& c, chiasm::DType dtype = chiasm::DType::f32, RandomWeights random = RandomWeights()) {
   const auto matrix = [&](const std::string& name, std::size_t out, std::size_t in) {
     random.add(name + ".weight", chiasm::Shape{out, in}, 1.2 / std::sqrt(static_cast<double>(in)), 0, dtype);
   };

@@ -1,0 +1,272 @@
+#pragma once
+
+#include <chiasm/io/image_processor.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+namespace chiasm::inline CHIASM_ABI {
+namespace detail {
+
+struct ImageProcessorClass {
+  std::string_view type;
+  ImageSize size;
+  bool square;  // a plain number for `size` means both sides, not the shortest
+  int crop;     // 0: the class does not crop
+  Resample resample;
+  bool openai_colours;  // CLIP's mean and deviation; otherwise 0.5
+  bool convert_rgb = true;
+};
+
+// Defaults of the classes in transformers 5.23.
+inline constexpr ImageProcessorClass image_processor_classes[] = {
+    {"CLIPImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true},
+    {"LlavaImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true},
+    {"LlavaNextImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true},
+    {"SiglipImageProcessor", {.height = 224, .width = 224}, false, 0, Resample::bicubic, false},
+    {"BlipImageProcessor", {.height = 384, .width = 384}, true, 0, Resample::bicubic, true},
+    {"IdeficsImageProcessor", {.height = 224, .width = 224}, true, 0, Resample::bicubic, true},
+    {"ViTImageProcessor", {.height = 224, .width = 224}, true, 0, Resample::bilinear, false, false},
+};
+
+CHIASM_INLINE int image_side(const Json& value) {
+  constexpr int largest = 1 << 14;
+  const int side = value.as<int>();
+  if (side < 1 || side > largest) value.fail("is " + std::to_string(side) + ", expected 1 to " + std::to_string(largest));
+  return side;
+}
+
+CHIASM_INLINE ImageSize image_size(const Json& value, bool square) {
+  if (value.is_integer()) {
+    const int side = image_side(value);
+    return square ? ImageSize{.height = side, .width = side} : ImageSize{.shortest_edge = side};
+  }
+  if (value.is_array() && value.size() == 2) return {.height = image_side(value.at(0)), .width = image_side(value.at(1))};
+  if (!value.is_object()) value.fail("is no size: expected a number, [height, width] or an object");
+  const auto side = [&](std::string_view key) {
+    const Json member = value.find(key);
+    return member.is_null() ? 0 : image_side(member);
+  };
+  return {side("height"), side("width"), side("shortest_edge"), side("longest_edge"), side("max_height"), side("max_width")};
+}
+
+CHIASM_INLINE std::array<double, 3> image_channels(const Json& value) {
+  if (value.is_number()) {
+    const double all = value.as_double();
+    return {all, all, all};
+  }
+  const auto values = value.as_vector<double>();
+  if (values.size() != 3) value.fail("has " + std::to_string(values.size()) + " values, expected 3");
+  return {values[0], values[1], values[2]};
+}
+
+// Height and width of a picture resized by `size`; transformers' rounding.
+CHIASM_INLINE std::array<std::int64_t, 2> resized(const ImageSize& size, int height, int width) {
+  const double shortest = std::min(height, width), longest = std::max(height, width);
+  if (size.shortest_edge && size.longest_edge) {
+    double edge = size.shortest_edge;  // of the short side; cut down where the long one would be too long
+    if (longest / shortest * edge > size.longest_edge) edge = size.longest_edge * shortest / longest;
+    const auto whole = static_cast<std::int64_t>(std::nearbyint(edge));
+    if (whole == std::min(height, width)) return {height, width};
+    const auto other = static_cast<std::int64_t>(edge * longest / shortest);
+    return width < height ? std::array{other, whole} : std::array{whole, other};
+  }
+  if (size.shortest_edge) {
+    const auto other = static_cast<std::int64_t>(size.shortest_edge * longest / shortest);
+    return width <= height ? std::array<std::int64_t, 2>{other, size.shortest_edge} : std::array<std::int64_t, 2>{size.shortest_edge, other};
+  }
+  if (size.max_height && size.max_width) {
+    const double scale = std::min(static_cast<double>(size.max_height) / height, static_cast<double>(size.max_width) / width);
+    return {static_cast<std::int64_t>(height * scale), static_cast<std::int64_t>(width * scale)};
+  }
+  return {size.height, size.width};
+}
+
+CHIASM_INLINE int floor_half(std::int64_t value) { return static_cast<int>(value >> 1); }
+
+}  // namespace detail
+
+CHIASM_INLINE ImageProcessorConfig ImageProcessorConfig::from(const Json& file, const std::string& type) {
+  const Json nested = file.find("image_processor");
+  const Json& json = nested.is_object() ? nested : file;
+  ImageProcessorConfig config;
+  std::string name = json.get<std::string>("image_processor_type", json.get<std::string>("feature_extractor_type", type));
+  const auto replace_end = [&](std::string_view end, std::string_view by) {
+    if (std::string_view(name).ends_with(end)) name.replace(name.size() - end.size(), end.size(), by);
+  };
+  replace_end("Fast", "");
+  replace_end("Pil", "");
+  replace_end("FeatureExtractor", "ImageProcessor");
+  if (name.empty()) json.fail("names no image_processor_type");
+  const auto* known = std::find_if(std::begin(detail::image_processor_classes), std::end(detail::image_processor_classes),
+                                   [&](const detail::ImageProcessorClass& entry) { return entry.type == name; });
+  if (known == std::end(detail::image_processor_classes)) throw UnsupportedError(json.file() + ": image processor " + name);
+
+  config.image_processor_type = name;
+  // A step that is null in the file is left out; one that is missing is what the class does.
+  const auto step = [&](std::string_view key, bool fallback) { return json.contains(key) ? json.get(key, false) : fallback; };
+  config.do_convert_rgb = step("do_convert_rgb", known->convert_rgb);
+  config.do_resize = step("do_resize", true);
+  config.do_rescale = step("do_rescale", true);
+  config.do_normalize = step("do_normalize", true);
+  config.do_center_crop = step("do_center_crop", known->crop > 0);
+  config.rescale_factor = json.get("rescale_factor", 1.0 / 255.0);
+
+  const Json size = json.find("size"), crop = json.find("crop_size"), image_size = json.find("image_size"), resample = json.find("resample");
+  config.size = size.is_null() ? known->size : detail::image_size(size, known->square);
+  if (name == "IdeficsImageProcessor" && !image_size.is_null()) config.size = detail::image_size(image_size, true);
+  if (step("use_square_size", false) && config.size.shortest_edge)
+    config.size = {.height = config.size.shortest_edge, .width = config.size.shortest_edge};
+  const ImageSize& s = config.size;
+  if (config.do_resize && !(s.height && s.width) && !s.shortest_edge && !(s.max_height && s.max_width))
+    size.fail("is no size to resize to: expected height and width, shortest_edge, or max_height and max_width");
+  config.crop_size = crop.is_null() ? ImageSize{.height = known->crop, .width = known->crop} : detail::image_size(crop, true);
+  if (config.do_center_crop && !(config.crop_size.height && config.crop_size.width)) json.fail("do_center_crop needs crop_size with height and width");
+
+  config.resample = known->resample;
+  if (!resample.is_null()) {
+    const auto filter = resample.as<int>();
+    if (filter < 0 || filter > static_cast<int>(Resample::hamming)) resample.fail("is " + std::to_string(filter) + ", expected a filter 0 to 5");
+    config.resample = static_cast<Resample>(filter);
+  }
+
+  const Json mean = json.find("image_mean"), deviation = json.find("image_std");
+  constexpr std::array<double, 3> half{0.5, 0.5, 0.5};
+  config.image_mean = !mean.is_null() ? detail::image_channels(mean) : known->openai_colours ? std::array{0.48145466, 0.4578275, 0.40821073} : half;
+  config.image_std = !deviation.is_null() ? detail::image_channels(deviation) : known->openai_colours ? std::array{0.26862954, 0.26130258, 0.27577711} : half;
+  for (const double value : config.image_std)
+    if (!(value > 0)) deviation.fail("holds " + std::to_string(value) + ", expected values above 0");
+
+  if (name == "LlavaImageProcessor") config.do_pad = step("do_pad", false);
+  if (name == "LlavaNextImageProcessor") {
+    const Json pinpoints = json.find("image_grid_pinpoints");
+    if (pinpoints.is_null()) config.image_grid_pinpoints = {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
+    for (const Json pinpoint : pinpoints) {
+      const ImageSize canvas = detail::image_size(pinpoint, true);
+      config.image_grid_pinpoints.push_back({canvas.height, canvas.width});
+    }
+    if (config.image_grid_pinpoints.empty()) pinpoints.fail("is empty");
+  }
+  return config;
+}
+
+CHIASM_INLINE ImageProcessor::ImageProcessor(ImageProcessorConfig config) : config_(std::move(config)) {
+  for (std::size_t c = 0; c < 3; ++c)
+    for (std::size_t value = 0; value < 256; ++value) {
+      // NumPy's steps: rescaled in double, then rounded to float before the mean is taken off.
+      float level = static_cast<float>(static_cast<double>(value) * (config_.do_rescale ? config_.rescale_factor : 1.0));
+      if (config_.do_normalize) level = (level - static_cast<float>(config_.image_mean[c])) / static_cast<float>(config_.image_std[c]);
+      level_[c][value] = level;
+    }
+}
+
+CHIASM_INLINE std::array<int, 2> ImageProcessor::best_canvas(int height, int width) const {
+  std::array<int, 2> best{};
+  std::int64_t most = 0, least_waste = 0;
+  for (const auto& canvas : config_.image_grid_pinpoints) {
+    const double scale = std::min(static_cast<double>(canvas[1]) / width, static_cast<double>(canvas[0]) / height);
+    const auto kept = std::min(static_cast<std::int64_t>(width * scale) * static_cast<std::int64_t>(height * scale), std::int64_t{width} * height);
+    const auto waste = std::int64_t{canvas[0]} * canvas[1] - kept;
+    if (kept > most || (kept == most && kept > 0 && waste < least_waste)) most = kept, least_waste = waste, best = canvas;
+  }
+  if (most == 0) throw ArgumentError("picture of " + std::to_string(width) + " x " + std::to_string(height) + " pixels is too thin for any canvas");
+  return best;
+}
+
+// Resize, then centre crop; only the part that the crop keeps is computed.
+CHIASM_INLINE Image ImageProcessor::resized_and_cropped(const Image& image) const {
+  std::int64_t height = image.height(), width = image.width();
+  if (config_.do_resize) {
+    const auto target = detail::resized(config_.size, image.height(), image.width());
+    height = target[0], width = target[1];
+    constexpr std::int64_t longest = 1 << 30;
+    if (height < 1 || width < 1 || height > longest || width > longest)
+      throw ArgumentError("picture of " + std::to_string(image.width()) + " x " + std::to_string(image.height()) + " pixels is too thin to be resized to " +
+                          std::to_string(width) + " x " + std::to_string(height));
+  }
+  Rect window{0, 0, static_cast<int>(width), static_cast<int>(height)};
+  if (config_.do_center_crop) {
+    const ImageSize& crop_size = config_.crop_size;
+    window = {detail::floor_half(width - crop_size.width), detail::floor_half(height - crop_size.height), crop_size.width, crop_size.height};
+  }
+  if (!config_.do_resize) return crop(image, window);
+  const int left = std::max(window.left, 0), top = std::max(window.top, 0);
+  const int right = std::min(window.left + window.width, static_cast<int>(width)), bottom = std::min(window.top + window.height, static_cast<int>(height));
+  Image inside = resize(image, static_cast<int>(width), static_cast<int>(height), config_.resample, {left, top, right - left, bottom - top});
+  if (inside.width() == window.width && inside.height() == window.height) return inside;
+  return crop(inside, {window.left - left, window.top - top, window.width, window.height});
+}
+
+CHIASM_INLINE std::vector<Image> ImageProcessor::views(const Image& image) const {
+  if (config_.do_convert_rgb && image.transparent()) {
+    Image painted = image;
+    painted.set_transparent(std::nullopt);
+    for (std::size_t i = 0; i < painted.pixels().size(); i += 3)
+      if (std::memcmp(painted.pixels().data() + i, image.transparent()->data(), 3) == 0) std::memset(painted.pixels().data() + i, 255, 3);
+    return views(painted);
+  }
+  std::vector<Image> views;
+  if (config_.image_grid_pinpoints.empty()) {
+    const int side = std::max(image.width(), image.height());
+    if (!config_.do_pad || image.width() == image.height()) {
+      views.push_back(resized_and_cropped(image));
+      return views;
+    }
+    std::array<std::uint8_t, 3> mean{};
+    for (std::size_t c = 0; c < 3; ++c) mean[c] = static_cast<std::uint8_t>(config_.image_mean[c] * 255);
+    views.push_back(resized_and_cropped(crop(image, {-((side - image.width()) / 2), -((side - image.height()) / 2), side, side}, mean)));
+    return views;
+  }
+
+  // LLaVA-NeXT: the whole picture squashed into one view, then the tiles of the best canvas, row by row.
+  const ImageSize& size = config_.size;
+  const bool exact = size.height && size.width;
+  const int base_height = exact ? size.height : size.shortest_edge, base_width = exact ? size.width : size.shortest_edge;
+  const int tile = config_.crop_size.height ? config_.crop_size.height : base_height;
+  views.push_back(resized_and_cropped(resize(image, base_width, base_height, config_.resample)));
+
+  const auto [canvas_height, canvas_width] = best_canvas(image.height(), image.width());
+  const double across = static_cast<double>(canvas_width) / image.width(), down = static_cast<double>(canvas_height) / image.height();
+  int height = canvas_height, width = canvas_width;
+  if (across < down)
+    height = static_cast<int>(std::min(std::ceil(image.height() * across), static_cast<double>(canvas_height)));
+  else
+    width = static_cast<int>(std::min(std::ceil(image.width() * down), static_cast<double>(canvas_width)));
+  const Image fitted = resize(image, width, height, config_.resample);
+  const int left = (canvas_width - width) / 2, top = (canvas_height - height) / 2;
+  for (int y = 0; y < canvas_height; y += tile)
+    for (int x = 0; x < canvas_width; x += tile) {
+      const Rect window{x - left, y - top, std::min(tile, canvas_width - x), std::min(tile, canvas_height - y)};
+      views.push_back(resized_and_cropped(crop(fitted, window)));
+      if (views.back().width() != views.front().width() || views.back().height() != views.front().height())
+        throw ArgumentError(config_.image_processor_type + ": tiles of " + std::to_string(views.back().width()) + " x " + std::to_string(views.back().height()) +
+                            " beside a view of " + std::to_string(views.front().width()) + " x " + std::to_string(views.front().height()));
+    }
+  return views;
+}
+
+CHIASM_INLINE ImageInputs ImageProcessor::operator()(const Image& image) const {
+  const std::vector<Image> pictures = views(image);
+  ImageInputs inputs;
+  inputs.original_height = image.height(), inputs.original_width = image.width();
+  if (!config_.image_grid_pinpoints.empty()) {
+    const auto canvas = best_canvas(image.height(), image.width());
+    const int tile = config_.crop_size.height ? config_.crop_size.height : config_.size.height ? config_.size.height : config_.size.shortest_edge;
+    inputs.grid_rows = (canvas[0] + tile - 1) / tile, inputs.grid_columns = (canvas[1] + tile - 1) / tile;
+  }
+  const std::size_t plane = pictures.front().pixels().size() / 3;
+  inputs.pixel_values = Tensor({pictures.size(), 3, static_cast<std::size_t>(pictures.front().height()), static_cast<std::size_t>(pictures.front().width())});
+  float* to = inputs.pixel_values.data();
+  for (const Image& picture : pictures)
+    for (std::size_t c = 0; c < 3; ++c, to += plane) {
+      const std::uint8_t* from = picture.pixels().data() + c;
+      const auto& level = level_[c];
+      for (std::size_t i = 0; i < plane; ++i) to[i] = level[from[3 * i]];
+    }
+  return inputs;
+}
+
+}  // namespace chiasm
