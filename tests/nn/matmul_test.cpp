@@ -70,6 +70,29 @@ TEST_CASE("matmul gives the same bits for every number of threads") {
       }
 }
 
+TEST_CASE("several products of one x are the products one by one") {
+  for (const Isa isa : kernels::available())
+    for (const Compute compute : {Compute::f32, Compute::bf16})
+      for (const std::size_t tokens : {2u, 50u}) {
+        INFO(name(isa) << " " << tokens);
+        Context ctx({.threads = 3, .isa = name(isa), .compute = compute});
+        constexpr std::size_t depth = 130;
+        const std::vector<float> x = oracle::random(tokens * depth, 1), bias = oracle::random(40, 2);
+        const Stored w[3] = {weight(300, depth, DType::bf16, 3), weight(40, depth, DType::f32, 4), weight(171, depth, DType::f16, 5)};
+        std::vector<float> joint(tokens * 511), apart(tokens * 511);
+        const View from(x.data(), Shape{tokens, depth});
+        const MutView to(joint.data(), Shape{tokens, 511}), other(apart.data(), Shape{tokens, 511});
+        Epilogue epilogue;
+        epilogue.bias = bias.data();
+        const Product products[] = {{&w[0].weight, to.column_slice(0, 300)}, {&w[1].weight, to.column_slice(300, 40), epilogue}, {&w[2].weight, to.column_slice(340, 171)}};
+        matmul(ctx, from, products);
+        matmul(ctx, from, w[0].weight, other.column_slice(0, 300));
+        matmul(ctx, from, w[1].weight, other.column_slice(300, 40), epilogue);
+        matmul(ctx, from, w[2].weight, other.column_slice(340, 171));
+        CHECK(joint == apart);
+      }
+}
+
 TEST_CASE("matmul says what does not fit") {
   Context ctx({.threads = 1});
   const std::vector<float> x(12);

@@ -62,7 +62,6 @@ TEST_CASE("stories260K tells the published story") {
       return true;
     });
     CHECK(reply.ids == run.at("ids").get<std::vector<chiasm::TokenId>>());
-    // The tokenizer puts a blank in front of the first word; after a prompt the answer's own blank is text.
     CHECK(prompt + reply.text == run.at("text").get<std::string>());
     CHECK(streamed == reply.text);
   }
@@ -207,6 +206,19 @@ TEST_CASE("a checkpoint that cannot be loaded is told apart and named") {
   }
   config["text_config"]["num_attention_heads"] = 0;
   CHECK_THROWS_AS(chiasm::load(ChangedCopy(model, "config.json", config.dump()).path()), chiasm::ConfigError);
+}
+
+TEST_CASE("a model loads from memory as from its folder") {
+  std::vector<std::pair<std::string, std::string>> contents;
+  for (const auto& entry : std::filesystem::directory_iterator(llava_case() + "/model")) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    contents.emplace_back(entry.path().filename().string(), std::string(std::istreambuf_iterator<char>(file), {}));
+  }
+  std::vector<std::pair<std::string, std::span<const std::byte>>> files;
+  for (const auto& [name, text] : contents) files.emplace_back(name, std::as_bytes(std::span(text)));
+  const chiasm::Pipeline in_memory = chiasm::load(chiasm::Checkpoint::from_memory(files));
+  const chiasm::Image image(64, 48);
+  CHECK(in_memory.generate({image, "What is it?"}, exactly(12)) == chiasm::load(llava_case() + "/model").generate({image, "What is it?"}, exactly(12)));
 }
 
 TEST_CASE("weights converted while loading give the same tokens where they must") {

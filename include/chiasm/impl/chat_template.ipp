@@ -1,11 +1,10 @@
 #pragma once
 
 #include <chiasm/io/chat_template.hpp>
+#include <chiasm/io/checkpoint.hpp>
 
 #include <chiasm/impl/jinja_filters.ipp>
 
-#include <fstream>
-#include <iterator>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -26,22 +25,11 @@ CHIASM_INLINE std::string ChatTemplate::render(const TemplateValue& variables, c
 
 namespace detail::jinja {
 
-// The text of a file, or none if there is no such file.
-inline std::optional<std::string> read_text(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) return std::nullopt;
-  std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  if (stream.bad()) throw FileError(path, "cannot be read");
-  return text;
-}
-
 // "chat_template" of a JSON file: a string, which is the template `default`, or a list of {name, template}.
-inline std::optional<ChatTemplate> in_json(const std::string& path, std::string_view name) {
-  const std::optional<std::string> text = read_text(path);
-  if (!text) return std::nullopt;
-  const Json found = Json::parse(*text, path).find("chat_template");
+inline std::optional<ChatTemplate> in_json(const Json& file, std::string_view name) {
+  const Json found = file.find("chat_template");
   if (found.is_null()) return std::nullopt;
-  const std::string where = path + " (chat_template)";
+  const std::string where = file.file() + " (chat_template)";
   std::string names;
   if (found.is_array() || found.is_object()) {
     for (const Json entry : found) {
@@ -57,15 +45,18 @@ inline std::optional<ChatTemplate> in_json(const std::string& path, std::string_
 
 }  // namespace detail::jinja
 
-CHIASM_INLINE std::optional<ChatTemplate> ChatTemplate::find(const std::string& folder, std::string_view name) {
+CHIASM_INLINE std::optional<ChatTemplate> ChatTemplate::find(const Checkpoint& checkpoint, std::string_view name) {
   if (name.find_first_of("/\\") != std::string_view::npos || name.empty())
     throw ArgumentError("ChatTemplate: '" + std::string(name) + "' is no name of a template");
   for (const char* file : {"processor_config.json", "chat_template.json"})
-    if (auto found = detail::jinja::in_json(folder + "/" + file, name)) return found;
-  const std::string path =
-      folder + (name == "default" ? "/chat_template.jinja" : "/additional_chat_templates/" + std::string(name) + ".jinja");
-  if (const auto text = detail::jinja::read_text(path)) return ChatTemplate(*text, path);
-  return detail::jinja::in_json(folder + "/tokenizer_config.json", name);
+    if (auto found = detail::jinja::in_json(checkpoint.json(file), name)) return found;
+  const std::string file = name == "default" ? "chat_template.jinja" : "additional_chat_templates/" + std::string(name) + ".jinja";
+  if (checkpoint.has(file)) return ChatTemplate(checkpoint.read(file), checkpoint.path(file));
+  return detail::jinja::in_json(checkpoint.tokenizer_config(), name);
+}
+
+CHIASM_INLINE std::optional<ChatTemplate> ChatTemplate::find(const std::string& folder, std::string_view name) {
+  return find(Checkpoint::open(folder), name);
 }
 
 CHIASM_INLINE ChatTemplate ChatTemplate::from_folder(const std::string& folder, std::string_view name) {

@@ -29,7 +29,7 @@ CHIASM_INLINE DualEncoder DualEncoder::load(const std::string& folder, LoadOptio
     throw UnsupportedError("model_type '" + type + "' as an encoder of images and texts (" + checkpoint.path("config.json") + "), expected clip or siglip");
   const Json file = checkpoint.preprocessor_config();
   if (file.is_null()) throw FileError(checkpoint.path("preprocessor_config.json"), "missing");
-  Tokenizer tokenizer = Tokenizer::load(folder);
+  Tokenizer tokenizer = Tokenizer::load(checkpoint);
   std::unique_ptr<const DualEncoderModel> model;
   if (type == "clip") model = std::make_unique<Clip>(checkpoint.weights(), checkpoint.config());
   else model = std::make_unique<Siglip>(checkpoint.weights(), checkpoint.config());

@@ -27,6 +27,7 @@ struct Pipeline::Input {
   std::string text;
   std::vector<std::shared_ptr<const Image>> images;
   bool add_special_tokens = true;
+  bool continues = true;  // the answer goes on where the text stops: a blank between the two belongs to it
 };
 
 namespace detail {
@@ -120,6 +121,7 @@ CHIASM_INLINE Pipeline::Input Pipeline::conversation(std::span<const Message> me
     if (id) variables.set(name, special(id));
   input.text = parts_->chat_template->render(variables);
   // Templates that write the first token themselves would otherwise get it twice.
+  input.continues = false;
   const std::string_view bos = tokens.bos() ? tokens.token(*tokens.bos()) : std::string_view();
   input.add_special_tokens = bos.empty() || !input.text.starts_with(bos);
   return input;
@@ -137,6 +139,8 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
   Reply reply;
   reply.prompt_tokens = prepared.ids.size();
   reply.prepare_seconds = detail::seconds_since(start);
+  TokenStream stream(parts_->tokenizer, true);
+  if (input.continues && !prepared.ids.empty()) (void)stream.push(prepared.ids.back());
   bool wanted = true;
   const auto show = [&](std::string_view piece) {
     if (piece.empty()) return;
@@ -150,14 +154,15 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
     if (!best.empty()) reply.ids = best.front().ids;
     const auto& ends = options.eos_token_id;
     const bool ended = !reply.ids.empty() && ends && std::find(ends->begin(), ends->end(), reply.ids.back()) != ends->end();
-    show(stops.push(parts_->tokenizer.decode(reply.ids, true)));
-    show(stops.flush());
+    for (const TokenId token : reply.ids)
+      if (const std::optional<std::string> piece = stream.push(token); piece && !stops.found()) show(stops.push(*piece));
+    if (!stops.found()) show(stops.push(stream.flush()));
+    if (!stops.found()) show(stops.flush());
     reply.finish_reason = stops.found() ? FinishReason::stop : ended ? FinishReason::eos : FinishReason::length;
     return reply;
   }
 
   Generation generation(ctx, lm, std::move(prepared.embeddings), std::move(options), std::move(prepared.ids));
-  TokenStream stream(parts_->tokenizer, true);
   while (const std::optional<TokenId> token = generation.next()) {
     if (const std::optional<std::string> piece = stream.push(*token)) show(stops.push(*piece));
     if (stops.found()) generation.finish(FinishReason::stop);
@@ -229,14 +234,17 @@ CHIASM_INLINE Pipeline load(const std::string& folder, LoadOptions options) {
   CheckpointOptions reading;
   reading.weights = options.weights;
   reading.on_progress = std::move(options.on_progress);
-  const Checkpoint checkpoint = Checkpoint::open(folder, std::move(reading));
+  return load(Checkpoint::open(folder, std::move(reading)), std::move(options));
+}
+
+CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
   const std::string type = checkpoint.model_type();
   // The cheap files first: what is wrong with them is said before gigabytes are mapped.
-  Tokenizer tokenizer = Tokenizer::load(folder);
+  Tokenizer tokenizer = Tokenizer::load(checkpoint);
   const Json generation = checkpoint.generation_config();
   GenerateOptions generation_config = generation.is_null() ? GenerateOptions() : GenerateOptions::from(generation);
   if (!generation_config.eos_token_id && tokenizer.eos()) generation_config.eos_token_id = std::vector<TokenId>{*tokenizer.eos()};
-  std::optional<ChatTemplate> chat_template = ChatTemplate::find(folder);
+  std::optional<ChatTemplate> chat_template = ChatTemplate::find(checkpoint);
 
   std::unique_ptr<const Family> family;
   if (type == "llava" || type == "llava_next") {

@@ -2,6 +2,7 @@
 
 #include <chiasm/io/tokenizer/tokenizer.hpp>
 
+#include <chiasm/io/checkpoint.hpp>
 #include <chiasm/io/json.hpp>
 
 #include <chiasm/impl/tokenizer_decoders.ipp>
@@ -409,30 +410,26 @@ CHIASM_INLINE Tokenizer Tokenizer::from_json(const Json& tokenizer) { return Tok
 
 CHIASM_INLINE Tokenizer Tokenizer::from_file(const std::string& tokenizer_json) { return from_json(Json::read(tokenizer_json)); }
 
+CHIASM_INLINE Tokenizer Tokenizer::load(const Checkpoint& checkpoint) {
+  const Json json = checkpoint.json("tokenizer.json");
+  if (json.is_null()) {
+    for (const char* other : {"tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"})
+      if (checkpoint.has(other)) throw UnsupportedError("tokenizer as " + std::string(other) + " without tokenizer.json (" + checkpoint.name() + ")");
+    throw FileError(checkpoint.path("tokenizer.json"), "is not there");
+  }
+  auto pipeline = std::make_shared<Pipeline>(json);
+  pipeline->configure(checkpoint.tokenizer_config(), checkpoint.json("special_tokens_map.json"),
+                      json["model"].get<std::string>("end_of_word_suffix", ""));
+  return Tokenizer(std::move(pipeline));
+}
+
 CHIASM_INLINE Tokenizer Tokenizer::load(const std::string& folder_or_file) {
   namespace fs = std::filesystem;
   std::error_code error;
-  fs::path file(folder_or_file);
-  if (fs::is_directory(file, error)) {
-    const fs::path folder = file;
-    file = folder / "tokenizer.json";
-    if (!fs::exists(file, error)) {
-      for (const char* other : {"tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"})
-        if (fs::exists(folder / other, error)) throw UnsupportedError("tokenizer as " + std::string(other) + " without tokenizer.json (" + folder_or_file + ")");
-      throw FileError(file.string(), "is not there");
-    }
-  }
-  const Json json = Json::read(file.string());
-  auto pipeline = std::make_shared<Pipeline>(json);
-  if (file.filename() == "tokenizer.json") {
-    const auto beside = [&](const char* name) {
-      const fs::path path = file.parent_path() / name;
-      return fs::exists(path, error) ? Json::read(path.string()) : Json();
-    };
-    pipeline->configure(beside("tokenizer_config.json"), beside("special_tokens_map.json"),
-                        json["model"].get<std::string>("end_of_word_suffix", ""));
-  }
-  return Tokenizer(std::move(pipeline));
+  const fs::path path(folder_or_file);
+  if (fs::is_directory(path, error)) return load(Checkpoint::open(folder_or_file));
+  if (path.filename() != "tokenizer.json") return from_file(folder_or_file);
+  return load(Checkpoint::open(path.has_parent_path() ? path.parent_path().string() : "."));
 }
 
 CHIASM_INLINE std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {

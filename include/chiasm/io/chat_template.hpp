@@ -20,6 +20,8 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
+class Checkpoint;
+
 namespace detail::jinja {
 struct Access;
 struct Program;
@@ -148,6 +150,7 @@ class ChatTemplate {
   /// "chat_template", a string or a list of {name, template}. Throws FileError, FormatError, ConfigError (there are
   /// templates, but none called `name`), UnsupportedError.
   static std::optional<ChatTemplate> find(const std::string& folder, std::string_view name = "default");
+  static std::optional<ChatTemplate> find(const Checkpoint& checkpoint, std::string_view name = "default");
 
   /// The same, where none is an error. Throws FileError.
   static ChatTemplate from_folder(const std::string& folder, std::string_view name = "default");

@@ -5,6 +5,8 @@
 #include <chiasm/nn/mlp.hpp>
 #include <chiasm/nn/norm.hpp>
 
+#include <cmath>
+
 namespace chiasm::inline CHIASM_ABI {
 
 struct EncoderLayerConfig {

@@ -1,6 +1,7 @@
 /// The two feed-forward blocks: fc2(act(fc1 x)), and the gated down(act(gate x) * up x) of GLU Variants, arXiv:2002.05202.
 #pragma once
 
+#include <chiasm/core/tensor.hpp>
 #include <chiasm/nn/linear.hpp>
 
 namespace chiasm::inline CHIASM_ABI {

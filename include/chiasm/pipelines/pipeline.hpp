@@ -2,6 +2,7 @@
 /// are the checkpoint's own.
 #pragma once
 
+#include <chiasm/core/weights.hpp>
 #include <chiasm/io/tokenizer.hpp>
 #include <chiasm/pipelines/family.hpp>
 #include <chiasm/pipelines/generation.hpp>
@@ -14,6 +15,8 @@
 #include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
+
+class Checkpoint;
 
 struct LoadOptions {
   WeightKind weights = WeightKind::keep;
@@ -90,6 +93,8 @@ class Pipeline {
 /// A pipeline for the checkpoint in `folder`; config.json says of which family. Throws FileError, FormatError, ConfigError, WeightError,
 /// UnsupportedError.
 Pipeline load(const std::string& folder, LoadOptions options = {});
+/// The same for a checkpoint that is open already, or in memory; `options.weights` and `options.on_progress` are then those it was opened with.
+Pipeline load(const Checkpoint& checkpoint, LoadOptions options = {});
 
 }  // namespace chiasm
 

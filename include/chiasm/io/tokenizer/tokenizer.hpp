@@ -13,6 +13,7 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
+class Checkpoint;
 class Json;
 
 /// A tokenizer: added tokens, normalizer, pre-tokenizer, model (BPE, Unigram, WordPiece, WordLevel), post-processor, decoder.
@@ -30,6 +31,7 @@ class Tokenizer {
   /// (CLIPTokenizer). The pipeline is always the file's (transformers 5 builds LlamaTokenizer's anew, without its normalizer).
   /// A file of another name is read alone. Throws as from_file does.
   static Tokenizer load(const std::string& folder_or_file);
+  static Tokenizer load(const Checkpoint& checkpoint);
 
   struct Encoding {
     std::vector<TokenId> ids, type_ids;  // of equal length
