@@ -8,7 +8,8 @@ using namespace chiasm;
 
 TEST_CASE("attention equals the oracle and does not depend on the number of threads") {
   constexpr std::size_t queries = 200, keys = 230, heads = 6, kv_heads = 2, head_dim = 20, v_dim = 12, group = heads / kv_heads;
-  const std::vector<float> q = oracle::random(queries * heads * head_dim, 1), k = oracle::random(kv_heads * keys * head_dim, 2), v = oracle::random(kv_heads * keys * v_dim, 3);
+  const std::vector<float> q = oracle::random(queries * heads * head_dim, 1), k = oracle::random(kv_heads * keys * head_dim, 2),
+                           v = oracle::random(kv_heads * keys * v_dim, 3);
   const KvView kv{k.data(), v.data(), keys, head_dim, keys * head_dim, v_dim, keys * v_dim};
   Attend attend;
   attend.heads = heads, attend.kv_heads = kv_heads, attend.head_dim = head_dim, attend.v_dim = v_dim;
@@ -26,12 +27,14 @@ TEST_CASE("attention equals the oracle and does not depend on the number of thre
         double total = 0;
         for (std::size_t j = 0; j <= attend.offset + i; ++j) {
           for (std::size_t d = 0; d < head_dim; ++d)
-            p[j] += static_cast<double>(q[(i * heads + h) * head_dim + d]) * static_cast<double>(k[(h / group * keys + j) * head_dim + d]);
+            p[j] += static_cast<double>(q[(i * heads + h) * head_dim + d]) *
+                    static_cast<double>(k[(h / group * keys + j) * head_dim + d]);
           total += p[j] = std::exp(0.25 * p[j]);
         }
         for (std::size_t d = 0; d < v_dim; ++d) {
           double want = 0;
-          for (std::size_t j = 0; j <= attend.offset + i; ++j) want += p[j] / total * static_cast<double>(v[(h / group * keys + j) * v_dim + d]);
+          for (std::size_t j = 0; j <= attend.offset + i; ++j)
+            want += p[j] / total * static_cast<double>(v[(h / group * keys + j) * v_dim + d]);
           wrong += !(std::abs(static_cast<double>(y.data()[(i * heads + h) * v_dim + d]) - want) <= 5e-6);
         }
       }

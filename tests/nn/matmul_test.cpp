@@ -32,7 +32,8 @@ TEST_CASE("matmul equals the oracle through strides, bias, activation and residu
         const std::vector<float> before = y;
         const Stored w = weight(outputs, depth, kind, 4);
         const MutView to(y.data(), Shape{tokens, outputs}, ys);
-        matmul(ctx, View(x.data(), Shape{tokens, depth}, xs), w.weight, to, {.bias = bias.data(), .activation = Activation::gelu, .residual = to});
+        matmul(ctx, View(x.data(), Shape{tokens, depth}, xs), w.weight, to,
+               {.bias = bias.data(), .activation = Activation::gelu, .residual = to});
         std::size_t wrong = 0;
         for (std::size_t t = 0; t < tokens; ++t) {
           for (std::size_t n = 0; n < outputs; ++n) {
@@ -43,7 +44,8 @@ TEST_CASE("matmul equals the oracle through strides, bias, activation and residu
               size += std::abs(product);
             }
             const double want = oracle::activation(Activation::gelu, sum) + static_cast<double>(before[t * ys + n]);
-            wrong += !(std::abs(static_cast<double>(y[t * ys + n]) - want) <= 1.2 * oracle::sum_tolerance(depth, size) + 1e-6 * std::abs(want));
+            wrong += !(std::abs(static_cast<double>(y[t * ys + n]) - want) <=
+                       1.2 * oracle::sum_tolerance(depth, size) + 1e-6 * std::abs(want));
           }
           for (std::size_t n = outputs; n < ys; ++n) wrong += y[t * ys + n] != before[t * ys + n];
         }
@@ -61,7 +63,8 @@ TEST_CASE("matmul gives the same bits for every number of threads") {
           const std::vector<float> x = oracle::random(tokens * depth, 1);
           const Stored w = weight(outputs, depth, DType::bf16, 2);
           std::vector<float> one(tokens * outputs), many(tokens * outputs);
-          Context single({.threads = 1, .isa = name(isa), .compute = compute}), triple({.threads = 3, .isa = name(isa), .compute = compute});
+          Context single({.threads = 1, .isa = name(isa), .compute = compute}),
+              triple({.threads = 3, .isa = name(isa), .compute = compute});
           matmul(single, View(x.data(), Shape{tokens, depth}), w.weight, MutView(one.data(), Shape{tokens, outputs}));
           matmul(triple, View(x.data(), Shape{tokens, depth}), w.weight, MutView(many.data(), Shape{tokens, outputs}));
           INFO(name(isa) << " " << tokens << " " << outputs);
@@ -78,13 +81,16 @@ TEST_CASE("several products of one x are the products one by one") {
         Context ctx({.threads = 3, .isa = name(isa), .compute = compute});
         constexpr std::size_t depth = 130;
         const std::vector<float> x = oracle::random(tokens * depth, 1), bias = oracle::random(40, 2);
-        const Stored w[3] = {weight(300, depth, DType::bf16, 3), weight(40, depth, DType::f32, 4), weight(171, depth, DType::f16, 5)};
+        const Stored w[3] = {weight(300, depth, DType::bf16, 3), weight(40, depth, DType::f32, 4),
+                             weight(171, depth, DType::f16, 5)};
         std::vector<float> joint(tokens * 511), apart(tokens * 511);
         const View from(x.data(), Shape{tokens, depth});
         const MutView to(joint.data(), Shape{tokens, 511}), other(apart.data(), Shape{tokens, 511});
         Epilogue epilogue;
         epilogue.bias = bias.data();
-        const Product products[] = {{&w[0].weight, to.column_slice(0, 300)}, {&w[1].weight, to.column_slice(300, 40), epilogue}, {&w[2].weight, to.column_slice(340, 171)}};
+        const Product products[] = {{&w[0].weight, to.column_slice(0, 300)},
+                                    {&w[1].weight, to.column_slice(300, 40), epilogue},
+                                    {&w[2].weight, to.column_slice(340, 171)}};
         matmul(ctx, from, products);
         matmul(ctx, from, w[0].weight, other.column_slice(0, 300));
         matmul(ctx, from, w[1].weight, other.column_slice(300, 40), epilogue);
@@ -100,7 +106,9 @@ TEST_CASE("matmul says what does not fit") {
   const Stored w = weight(3, 4, DType::f32, 1);
   CHECK_THROWS_AS(matmul(ctx, View(x.data(), Shape{2, 5}), w.weight, MutView(y.data(), Shape{2, 3})), ShapeError);
   CHECK_THROWS_AS(matmul(ctx, View(x.data(), Shape{2, 4}), w.weight, MutView(y.data(), Shape{2, 4})), ShapeError);
-  CHECK_THROWS_AS(matmul(ctx, View(x.data(), Shape{2, 4}), w.weight, MutView(y.data(), Shape{2, 3}), {.residual = View(x.data(), Shape{1, 3})}), ShapeError);
+  CHECK_THROWS_AS(matmul(ctx, View(x.data(), Shape{2, 4}), w.weight, MutView(y.data(), Shape{2, 3}),
+                         {.residual = View(x.data(), Shape{1, 3})}),
+                  ShapeError);
   const Weight integers("w", DType::i8, Shape{3, 4}, static_cast<const std::byte*>(w.bytes.data()), nullptr, "memory");
   CHECK_THROWS_AS(matmul(ctx, View(x.data(), Shape{2, 4}), integers, MutView(y.data(), Shape{2, 3})), UnsupportedError);
   ctx.cancel_token().cancel();

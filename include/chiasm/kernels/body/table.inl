@@ -1,0 +1,35 @@
+// The table of a tier whose bodies are all in the vector vocabulary.
+
+inline constexpr Table make_table(Isa isa) noexcept {
+  Table t;
+  t.isa = isa;
+  for (Gemm(&row)[float_kinds] : t.gemm) {
+    row[0] = gemm_of<DType::f32>;
+    row[1] = gemm_of<DType::f16>;
+    row[2] = gemm_of<DType::bf16>;
+  }
+  t.gemv[0] = gemv<DType::f32>;
+  t.gemv[1] = gemv<DType::f16>;
+  t.gemv[2] = gemv<DType::bf16>;
+  t.gemv_tokens = width < 8 ? 4 : width / 2;
+  for (Attention& a : t.attention) a = {attention_rows, attention_scratch_bytes, attention};
+  t.softmax = softmax;
+  t.layer_norm = layer_norm;
+  t.rms_norm = rms_norm;
+  t.activate = activate;
+  t.gated = gated;
+  t.add = add_rows;
+  t.mul = mul_rows;
+  t.scale = scale_row;
+  t.axpy = axpy;
+  t.dot = dot;
+  t.argmax = argmax;
+  t.rope = rope;
+  t.to_f32[0] = to_f32<DType::f32>;
+  t.to_f32[1] = to_f32<DType::f16>;
+  t.to_f32[2] = to_f32<DType::bf16>;
+  t.from_f32[0] = from_f32<DType::f32>;
+  t.from_f32[1] = from_f32<DType::f16>;
+  t.from_f32[2] = from_f32<DType::bf16>;
+  return t;
+}

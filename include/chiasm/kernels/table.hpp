@@ -1,0 +1,127 @@
+/// Table: one function pointer per operation and weight kind. Every tier fills one; Context carries the one that runs.
+///
+/// All kernels work on raw pointers, never allocate and never throw. Activations are f32. Strides are counted in floats,
+/// strides of weights in bytes; weights may lie at any address. Outputs may not overlap inputs except where it is said.
+#pragma once
+
+#include <chiasm/core/activation.hpp>
+#include <chiasm/core/dtype.hpp>
+#include <chiasm/kernels/isa.hpp>
+
+#include <cstddef>
+
+namespace chiasm::inline CHIASM_ABI {
+namespace kernels {
+
+/// Where a product goes, and what is done on its way there: y = activation(product + bias) + residual.
+struct Output {
+  float* y = nullptr;
+  std::size_t stride = 0;           // of y's rows
+  const float* bias = nullptr;      // (N) or null
+  const float* residual = nullptr;  // (M, N) or null; may be y itself
+  std::size_t residual_stride = 0;
+  Activation activation = Activation::none;
+};
+
+/// y (tokens, N) = x (tokens, depth) Wᵀ for many tokens: x is packed once, then ranges of panels and outputs are independent.
+struct GemmCall {
+  const void* packed = nullptr;  // from Gemm::pack
+  std::size_t tokens = 0, depth = 0;
+  const void* weight = nullptr;                  // row n, (depth) elements, begins at weight + n * weight_stride bytes
+  std::size_t weight_stride = 0;                 // bytes
+  std::size_t panel_begin = 0, panel_end = 0;    // panels of Gemm::panel tokens
+  std::size_t output_begin = 0, output_end = 0;  // of [0, N)
+  Output out;
+  void* scratch = nullptr;  // Gemm::scratch_bytes, 64-byte aligned
+};
+
+struct Gemm {
+  std::size_t panel = 0;  // tokens of a panel
+  std::size_t step = 0;   // ranges of outputs that begin at a multiple of this waste nothing
+  std::size_t scratch_bytes = 0;
+  std::size_t (*packed_bytes)(std::size_t tokens, std::size_t depth) noexcept = nullptr;
+  /// Packs panels [begin, end) of x, whose rows lie `stride` floats apart, to 64-byte aligned memory.
+  void (*pack)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, std::size_t begin, std::size_t end,
+               void* packed) noexcept = nullptr;
+  void (*run)(const GemmCall& call) noexcept = nullptr;
+};
+
+/// The same for few tokens, where reading the weights is all the time: rows of W are read once, in place.
+struct GemvCall {
+  const float* x = nullptr;
+  std::size_t x_stride = 0, tokens = 0, depth = 0;
+  const void* weight = nullptr;
+  std::size_t weight_stride = 0;  // bytes
+  std::size_t output_begin = 0, output_end = 0;
+  Output out;
+};
+
+/// Softmax(scale q kᵀ + bias) v for rows of one key-value head. A row is a pair of a query and one of the heads that share the
+/// key-value head: row r is query r / group, head kv_head * group + r % group, with group = heads / kv_heads.
+struct AttentionCall {
+  const float* q = nullptr;  // query i of head h at q + i * q_row + h * head_dim
+  std::size_t q_row = 0;
+  const float* k = nullptr;  // key j of head g at k + j * k_row + g * k_head
+  std::size_t k_row = 0, k_head = 0;
+  const float* v = nullptr;
+  std::size_t v_row = 0, v_head = 0;
+  float* y = nullptr;  // query i of head h at y + i * y_row + h * v_dim
+  std::size_t y_row = 0;
+  std::size_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0, v_dim = 0;
+  float scale = 1;
+  bool causal = false;          // key j is visible to query i iff j <= offset + i
+  std::size_t offset = 0;       // position of query 0 among the keys
+  std::size_t window = 0;       // and iff j > offset + i - window; 0: no window
+  const float* mask = nullptr;  // (queries, keys), added; -inf hides. A row that sees nothing becomes 0
+  std::size_t mask_row = 0;
+  const float* alibi_slopes = nullptr;                  // (heads): slope * (j - (offset + i)) is added
+  std::size_t kv_head = 0, row_begin = 0, row_end = 0;  // the part to compute: at most Attention::rows rows
+  void* scratch = nullptr;                              // Attention::scratch_bytes(head_dim, v_dim), 64-byte aligned
+};
+
+struct Attention {
+  std::size_t rows = 0;  // the most rows of one call; ranges should begin at a multiple of it
+  std::size_t (*scratch_bytes)(std::size_t head_dim, std::size_t v_dim) noexcept = nullptr;
+  void (*run)(const AttentionCall& call) noexcept = nullptr;
+};
+
+struct Table {
+  Isa isa = Isa::scalar;
+
+  // Products, by Compute (f32, bf16: activations may be rounded to bf16) and by the weights' DType: kinds differ in `run` only,
+  // so that one packed x serves weights of several kinds. Attention by Compute.
+  Gemm gemm[2][float_kinds];
+  void (*gemv[float_kinds])(const GemvCall& call) noexcept = {};
+  std::size_t gemv_tokens = 0;  // up to so many tokens gemv is the faster one
+  Attention attention[2];
+
+  // Rows. y may be x.
+  void (*softmax)(const float* x, float* y, std::size_t n) noexcept = nullptr;  // all -inf gives 0
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y,
+                     std::size_t n) noexcept = nullptr;  // weight, bias: may be null
+  void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::size_t n) noexcept = nullptr;
+
+  // Elements. y may be any of the inputs.
+  void (*activate)(Activation activation, const float* x, float* y, std::size_t n) noexcept = nullptr;
+  void (*gated)(Activation activation, const float* gate, const float* up, float* y,
+                std::size_t n) noexcept = nullptr;  // activation(gate) * up
+  void (*add)(const float* a, const float* b, float* y, std::size_t n) noexcept = nullptr;
+  void (*mul)(const float* a, const float* b, float* y, std::size_t n) noexcept = nullptr;
+  void (*scale)(float a, const float* x, float* y, std::size_t n) noexcept = nullptr;
+  void (*axpy)(float a, const float* x, float* y, std::size_t n) noexcept = nullptr;  // y += a x
+  float (*dot)(const float* a, const float* b, std::size_t n) noexcept = nullptr;
+  std::size_t (*argmax)(const float* x, std::size_t n) noexcept = nullptr;  // the first of the largest; 0 for n = 0
+
+  /// Rotates the first 2 `half` dimensions of every head of one token in place: (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1
+  /// sin), where x1 and x2 are the halves and cos, sin have `half` entries. RoFormer, arXiv:2104.09864, in the order of GPT-NeoX
+  /// and Llama.
+  void (*rope)(float* x, std::size_t heads, std::size_t head_dim, const float* cosine, const float* sine,
+               std::size_t half) noexcept = nullptr;
+
+  // Conversions, round to nearest even. Memory of weights may be unaligned.
+  void (*to_f32[float_kinds])(const void* x, float* y, std::size_t n) noexcept = {};
+  void (*from_f32[float_kinds])(const float* x, void* y, std::size_t n) noexcept = {};
+};
+
+}  // namespace kernels
+}  // namespace chiasm

@@ -1,0 +1,32 @@
+/// Attention: softmax(scale q kᵀ + bias) v over all heads, without the matrix of scores ever being in memory.
+/// Vaswani et al., arXiv:1706.03762; grouped heads: arXiv:2305.13245; linear biases: arXiv:2108.12409; sliding window:
+/// arXiv:2004.05150.
+#pragma once
+
+#include <chiasm/core/context.hpp>
+#include <chiasm/nn/kv_view.hpp>
+
+namespace chiasm::inline CHIASM_ABI {
+
+struct Attend {
+  std::size_t heads = 1, kv_heads = 1;  // heads / kv_heads queries share a key
+  std::size_t head_dim = 0, v_dim = 0;
+  float scale = 1.0f;
+  bool causal = false;     // key j is visible to query i iff j <= offset + i
+  std::size_t offset = 0;  // position of the first query among the keys
+  std::size_t window = 0;  // and iff j > offset + i - window; 0: no window
+  View mask = {};          // (queries, keys), added to the scores; -inf hides. A query that sees no key at all becomes 0
+  const float* alibi_slopes = nullptr;  // (heads): slope * (j - (offset + i)) is added to the scores
+};
+
+/// q (T, heads * head_dim) -> (T, heads * v_dim). The same result, bit for bit, for any number of threads.
+/// Throws ShapeError, Cancelled.
+Tensor attention(Context& ctx, View q, const KvView& kv, const Attend& attend);
+/// As above, into `y`; rows of q and y may lie apart, and they may not overlap.
+void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& attend);
+
+}  // namespace chiasm
+
+#ifndef CHIASM_COMPILED
+#include <chiasm/impl/attention.ipp>
+#endif

@@ -1,0 +1,131 @@
+/// Fused attention of every available tier against the oracle.
+#include "kernels/oracle.hpp"
+#include "support/catch.hpp"
+
+using namespace chiasm;
+using kernels::Table;
+
+namespace {
+
+struct Case {
+  std::size_t queries, keys, heads, kv_heads, head_dim, v_dim;
+  bool causal = false;
+  std::size_t offset = 0, window = 0;
+  bool mask = false, alibi = false, hide_row = false;
+};
+
+void check(const Table& table, const Case& c, std::size_t compute) {
+  const kernels::Attention& attention = table.attention[compute];
+  INFO(name(table.isa) << " " << c.queries << " queries " << c.keys << " keys " << c.heads << "/" << c.kv_heads << " heads of "
+                       << c.head_dim << ", " << c.v_dim << (c.causal ? " causal" : "") << " offset " << c.offset << " window "
+                       << c.window << (c.mask ? " mask" : "") << (c.alibi ? " alibi" : "") << " compute " << compute);
+  const float inf = std::numeric_limits<float>::infinity();
+  const std::size_t qs = c.heads * c.head_dim + 3, ks = c.head_dim + 1, kh = c.keys * ks + 2, vs = c.kv_heads * c.v_dim + 5,
+                    vh = c.v_dim, ys = c.heads * c.v_dim + 1;
+  const std::vector<float> q = oracle::random(c.queries * qs, 1), k = oracle::random(c.kv_heads * kh + 1, 2),
+                           v = oracle::random(c.keys * vs + 1, 3);
+  std::vector<float> y(c.queries * ys, -77.0f), mask = oracle::random(c.queries * (c.keys + 2), 4),
+                                                slopes = oracle::random(c.heads, 5, 0.1f);
+  for (std::size_t i = 0; i < mask.size(); i += 3) mask[i] = -inf;
+  if (c.hide_row)
+    for (std::size_t j = 0; j < c.keys; ++j) mask[j] = -inf;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+
+  kernels::AttentionCall call;
+  call.q = q.data(), call.q_row = qs;
+  call.k = k.data(), call.k_row = ks, call.k_head = kh;
+  call.v = v.data(), call.v_row = vs, call.v_head = vh;
+  call.y = y.data(), call.y_row = ys;
+  call.queries = c.queries, call.keys = c.keys, call.heads = c.heads, call.kv_heads = c.kv_heads, call.head_dim = c.head_dim,
+  call.v_dim = c.v_dim;
+  call.scale = scale, call.causal = c.causal, call.offset = c.offset, call.window = c.window;
+  if (c.mask) call.mask = mask.data(), call.mask_row = c.keys + 2;
+  if (c.alibi) call.alibi_slopes = slopes.data();
+  const oracle::Aligned scratch(attention.scratch_bytes(c.head_dim, c.v_dim));
+  call.scratch = scratch.data;
+  const std::size_t group = c.heads / c.kv_heads, rows = c.queries * group;
+  for (call.kv_head = 0; call.kv_head < c.kv_heads; ++call.kv_head)
+    for (call.row_begin = 0; call.row_begin < rows; call.row_begin = call.row_end) {
+      call.row_end = std::min(rows, call.row_begin + attention.rows);
+      attention.run(call);
+    }
+
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < c.queries; ++i)
+    for (std::size_t h = 0; h < c.heads; ++h) {
+      std::vector<double> scores(c.keys);
+      double top = -1e300, total = 0;
+      for (std::size_t j = 0; j < c.keys; ++j) {
+        double s = 0;
+        for (std::size_t d = 0; d < c.head_dim; ++d)
+          s += static_cast<double>(q[i * qs + h * c.head_dim + d]) * static_cast<double>(k[h / group * kh + j * ks + d]);
+        s *= static_cast<double>(scale);
+        const std::size_t position = c.offset + i;
+        if (c.alibi) s += static_cast<double>(slopes[h]) * (static_cast<double>(j) - static_cast<double>(position));
+        if (c.mask) s += static_cast<double>(mask[i * (c.keys + 2) + j]);
+        if ((c.causal && j > position) || (c.window != 0 && j + c.window <= position))
+          s = -std::numeric_limits<double>::infinity();
+        scores[j] = s;
+        top = std::max(top, s);
+      }
+      for (double& s : scores) s = std::exp(s - top), total += s;
+      // f32: scores of order 10 are off by some 2^-21, weights by as much, relatively. bf16: keys and queries of order 1 are each
+      // off by 2^-8, so scores by 2^-8 of the root of their mean square 1, a few times that at worst; weights and values by
+      // another 2^-8 each. Values reach 4.
+      const double tolerance = compute == 0 ? 5e-6 : 4 * 6 * 0x1p-8;
+      for (std::size_t d = 0; d < c.v_dim; ++d) {
+        double want = 0;
+        if (top > -1e300)
+          for (std::size_t j = 0; j < c.keys; ++j)
+            want += scores[j] / total * static_cast<double>(v[j * vs + h / group * vh + d]);
+        if (!(std::abs(static_cast<double>(y[i * ys + h * c.v_dim + d]) - want) <= tolerance) && wrong++ == 0) {
+          CAPTURE(i, h, d, y[i * ys + h * c.v_dim + d], want);
+          CHECK(false);
+        }
+      }
+    }
+  for (std::size_t i = 0; i < c.queries; ++i) wrong += y[i * ys + ys - 1] != -77.0f;
+  CHECK(wrong == 0);
+}
+
+void check(const Table& table, const Case& c) {
+  check(table, c, 0);
+  check(table, c, 1);
+}
+
+}  // namespace
+
+TEST_CASE("attention: encoder shapes, odd sizes") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (const std::size_t queries : {1u, 3u, 16u, 17u, 33u, 140u})
+      for (const std::size_t keys : {0u, 1u, 55u, 56u, 57u, 130u}) check(table, {queries, keys, 2, 2, 19, 23});
+    check(table, {50, 50, 3, 3, 64, 64});
+    check(table, {9, 70, 2, 1, 1, 1});
+    check(table, {40, 70, 1, 1, 300, 80});
+    check(table, {2, 70, 2, 2, 300, 90});
+  }
+}
+
+TEST_CASE("attention: causal, window, offset, grouped heads") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (const std::size_t offset : {0u, 7u, 100u})
+      for (const std::size_t queries : {1u, 2u, 40u, 150u})
+        for (const std::size_t kv_heads : {1u, 2u, 4u}) {
+          const std::size_t keys = offset + queries;
+          check(table, {queries, keys, 4, kv_heads, 16, 16, true, offset});
+          check(table, {queries, keys, 4, kv_heads, 16, 16, true, offset, 9});
+          check(table, {queries, keys, 4, kv_heads, 16, 16, true, offset, 0, true, true});
+          check(table, {queries, keys, 4, kv_heads, 16, 16, true, offset, 60, true, true});
+        }
+    check(table, {5, 3, 2, 2, 8, 8, true, 0});  // fewer keys than queries
+    check(table, {20, 90, 2, 2, 8, 8, false, 60, 30});
+  }
+}
+
+TEST_CASE("attention: a row that sees nothing is 0") {
+  for (const Isa isa : kernels::available())
+    for (const std::size_t queries : {1u, 2u, 30u})
+      check(kernels::table(isa), {queries, 70, 2, 1, 24, 24, false, 0, 0, true, false, true});
+}

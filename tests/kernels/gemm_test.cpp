@@ -1,0 +1,186 @@
+/// Products of every available tier against the oracle: sizes around every edge, strides, odd addresses, splits.
+#include "kernels/oracle.hpp"
+#include "support/catch.hpp"
+
+using namespace chiasm;
+using kernels::Table;
+
+namespace {
+
+struct Product {
+  std::size_t tokens, depth, outputs;
+  DType kind = DType::f32;
+  Activation activation = Activation::none;
+  bool bias = false, residual = false, split = false;
+  std::size_t compute = 0, pad = 0;
+};
+
+/// Runs the product on `table`, gemv or gemm, and compares every element; y's padding must stay as it was.
+void check(const Table& table, const Product& p, bool few) {
+  INFO(name(table.isa) << (few ? " gemv " : " gemm ") << p.tokens << "x" << p.depth << "x" << p.outputs << " " << name(p.kind)
+                       << " act " << static_cast<int>(p.activation) << " pad " << p.pad << " compute " << p.compute);
+  const std::size_t xs = p.depth + p.pad, ys = p.outputs + p.pad, row_elements = p.depth + p.pad;
+  const std::vector<float> x = oracle::random(p.tokens * xs + 1, 1), bias = oracle::random(p.outputs, 2),
+                           residual = oracle::random(p.tokens * ys + 1, 3);
+  const oracle::Stored w = oracle::store(oracle::random(p.outputs * row_elements + 1, 4, 0.5f), p.kind);
+  std::vector<float> y(p.tokens * ys + 1, -77.0f);
+  kernels::Output out{y.data(), ys, p.bias ? bias.data() : nullptr, p.residual ? residual.data() : nullptr, ys, p.activation};
+  const std::size_t stride = row_elements * size_of(p.kind), middle = p.split ? p.outputs / 2 : 0;
+
+  if (few) {
+    kernels::GemvCall call{x.data(), xs, p.tokens, p.depth, w.data(), stride, 0, middle, out};
+    table.gemv[static_cast<std::size_t>(p.kind)](call);
+    call.output_begin = middle;
+    call.output_end = p.outputs;
+    table.gemv[static_cast<std::size_t>(p.kind)](call);
+  } else {
+    const kernels::Gemm& gemm = table.gemm[p.compute][static_cast<std::size_t>(p.kind)];
+    const oracle::Aligned packed(gemm.packed_bytes(p.tokens, p.depth)), scratch(gemm.scratch_bytes);
+    const std::size_t panels = (p.tokens + gemm.panel - 1) / gemm.panel;
+    gemm.pack(x.data(), xs, p.tokens, p.depth, 0, panels / 2, packed.data);
+    gemm.pack(x.data(), xs, p.tokens, p.depth, panels / 2, panels, packed.data);
+    kernels::GemmCall call{packed.data, p.tokens, p.depth, w.data(), stride, 0, panels, 0, middle, out, scratch.data};
+    gemm.run(call);
+    call.output_begin = middle;
+    call.output_end = p.outputs;
+    gemm.run(call);
+  }
+
+  std::size_t wrong = 0;
+  for (std::size_t t = 0; t < p.tokens; ++t) {
+    for (std::size_t n = 0; n < p.outputs; ++n) {
+      double sum = p.bias ? static_cast<double>(bias[n]) : 0.0, size = std::abs(sum);
+      for (std::size_t k = 0; k < p.depth; ++k) {
+        const double product = static_cast<double>(x[t * xs + k]) * static_cast<double>(w.values[n * row_elements + k]);
+        sum += product;
+        size += std::abs(product);
+      }
+      // Activations' slopes are below 1.2; they add a few ulp of their own. Rounding both factors to bf16 (8 bits) adds 2^-7 of
+      // every product.
+      double want = oracle::activation(p.activation, sum),
+             tolerance = 1.2 * oracle::sum_tolerance(p.depth, size) + 4e-7 * std::abs(want);
+      if (p.compute == 1) tolerance += 1.2 * 0x1p-7 * (1 + 0x1p-9) * size;
+      if (p.residual) {
+        want += static_cast<double>(residual[t * ys + n]);
+        tolerance += 0x1p-23 * (std::abs(want) + std::abs(static_cast<double>(residual[t * ys + n])));
+      }
+      if (!(std::abs(static_cast<double>(y[t * ys + n]) - want) <= tolerance)) {
+        if (wrong++ == 0) {
+          CAPTURE(t, n, y[t * ys + n], want, tolerance);
+          CHECK(false);
+        }
+      }
+    }
+    for (std::size_t n = p.outputs; n < ys; ++n) wrong += y[t * ys + n] != -77.0f;
+  }
+  wrong += y.back() != -77.0f;
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("gemm: sizes around every edge") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (const std::size_t tokens : {1u, 2u, 15u, 16u, 17u, 31u, 32u, 33u, 49u, 65u})
+      for (const std::size_t depth : {1u, 15u, 33u, 64u})
+        for (const std::size_t outputs : {1u, 13u, 14u, 15u, 31u, 33u, 64u})
+          for (std::size_t compute = 0; compute < 2; ++compute)
+            check(table, {.tokens = tokens, .depth = depth, .outputs = outputs, .compute = compute}, false);
+  }
+}
+
+TEST_CASE("gemm: slabs of depth, blocks of tokens and outputs") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (std::size_t compute = 0; compute < 2; ++compute) {
+      for (const std::size_t depth : {0u, 255u, 256u, 257u, 513u, 1031u})
+        check(table, {.tokens = 18, .depth = depth, .outputs = 29, .bias = true, .compute = compute}, false);
+      check(table, {.tokens = 530, .depth = 40, .outputs = 37, .split = true, .compute = compute, .pad = 3}, false);
+      check(table, {.tokens = 37, .depth = 70, .outputs = 700, .split = true, .compute = compute}, false);
+    }
+  }
+}
+
+TEST_CASE("gemm: weight kinds, strides, epilogues") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (std::size_t compute = 0; compute < 2; ++compute)
+      for (const DType kind : {DType::f32, DType::f16, DType::bf16})
+        for (int a = 0; a <= static_cast<int>(Activation::relu); ++a)
+          check(table,
+                {.tokens = 35,
+                 .depth = 77,
+                 .outputs = 45,
+                 .kind = kind,
+                 .activation = static_cast<Activation>(a),
+                 .bias = a % 2 == 0,
+                 .residual = a % 3 == 0,
+                 .split = a > 2,
+                 .compute = compute,
+                 .pad = 5},
+                false);
+  }
+}
+
+TEST_CASE("gemv: sizes around every edge, kinds, epilogues") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (const DType kind : {DType::f32, DType::f16, DType::bf16})
+      for (const std::size_t tokens : {1u, 2u, 3u, 4u, 5u, 7u, 8u})
+        for (const std::size_t depth : {0u, 1u, 15u, 16u, 17u, 33u, 100u})
+          for (const std::size_t outputs : {1u, 7u, 8u, 9u, 35u})
+            check(table,
+                  {.tokens = tokens, .depth = depth, .outputs = outputs, .kind = kind, .split = outputs > 30, .pad = outputs % 4},
+                  true);
+    for (int a = 0; a <= static_cast<int>(Activation::relu); ++a)
+      for (const std::size_t tokens : {1u, 3u, 6u})
+        check(table,
+              {.tokens = tokens,
+               .depth = 1025,
+               .outputs = 70,
+               .kind = DType::bf16,
+               .activation = static_cast<Activation>(a),
+               .bias = true,
+               .residual = true,
+               .split = true,
+               .pad = 2},
+              true);
+  }
+}
+
+TEST_CASE("products do not depend on how the work is split") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    constexpr std::size_t tokens = 70, depth = 300, outputs = 95;
+    const std::vector<float> x = oracle::random(tokens * depth, 1);
+    const oracle::Stored w = oracle::store(oracle::random(outputs * depth, 2), DType::bf16);
+    for (std::size_t compute = 0; compute < 2; ++compute) {
+      const kernels::Gemm& gemm = table.gemm[compute][static_cast<std::size_t>(DType::bf16)];
+      const oracle::Aligned packed(gemm.packed_bytes(tokens, depth)), scratch(gemm.scratch_bytes);
+      const std::size_t panels = (tokens + gemm.panel - 1) / gemm.panel;
+      gemm.pack(x.data(), depth, tokens, depth, 0, panels, packed.data);
+      std::vector<float> whole(tokens * outputs), parts(tokens * outputs);
+      gemm.run({packed.data, tokens, depth, w.data(), depth * 2, 0, panels, 0, outputs, {whole.data(), outputs}, scratch.data});
+      for (std::size_t p = 0; p < panels; ++p)
+        for (std::size_t n = 0; n < outputs; n += 17)
+          gemm.run({packed.data,
+                    tokens,
+                    depth,
+                    w.data(),
+                    depth * 2,
+                    p,
+                    p + 1,
+                    n,
+                    std::min<std::size_t>(n + 17, outputs),
+                    {parts.data(), outputs},
+                    scratch.data});
+      CHECK(whole == parts);
+    }
+    std::vector<float> whole(3 * outputs), parts(3 * outputs);
+    table.gemv[2]({x.data(), depth, 3, depth, w.data(), depth * 2, 0, outputs, {whole.data(), outputs}});
+    for (std::size_t n = 0; n < outputs; n += 5)
+      table.gemv[2]({x.data(), depth, 3, depth, w.data(), depth * 2, n, n + 5, {parts.data(), outputs}});
+    CHECK(whole == parts);
+  }
+}
