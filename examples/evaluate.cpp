@@ -10,8 +10,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
+#include <exception>
 #include <fstream>
 #include <iomanip>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <sstream>

@@ -43,8 +43,8 @@ int main(int count, char** arguments) {
       if (question.empty()) continue;
       try {
         answer(question);
-      } catch (const chiasm::Cancelled&) {
-        std::cout << std::endl;
+      } catch (const chiasm::Error& error) {  // stopped, or a question that cannot be put: the next one may
+        std::cerr << "vqa: " << error.what() << std::endl;
       }
     }
   });

@@ -127,7 +127,6 @@ TEST_CASE("cancelling takes effect before the next block") {
   CHECK_THROWS_AS(decoder.forward(ctx, x, one, &before_block), chiasm::Cancelled);
   CHECK(blocks == 2);
   ctx.cancel_token().reset();
-  cache.truncate(0);
   chiasm::KvCache fresh = decoder.new_cache();
   CHECK(largest_difference(run(ctx, decoder, prompt, cache), run(ctx, decoder, prompt, fresh)) == 0);
 }
@@ -198,4 +197,36 @@ TEST_CASE("ids and shapes out of range are refused") {
   const chiasm::Tensor x(chiasm::Shape{2, 48});
   const chiasm::Sequence wrong[] = {{&cache, 3}};
   CHECK_THROWS_AS(decoder.forward(ctx, x, wrong), chiasm::ShapeError);
+  chiasm::KvCache shallow(2, config.num_key_value_heads, config.head_dim, config.head_dim), none;
+  CHECK_THROWS_AS(decoder.forward(ctx, x, shallow), chiasm::ShapeError);
+  CHECK_THROWS_AS(decoder.forward(ctx, x, none), chiasm::ShapeError);
+}
+
+TEST_CASE("an exception between layers leaves every cache of the batch as it was") {
+  const chiasm::DecoderConfig config = small_decoder();
+  const chiasm::Decoder decoder(random_decoder(config), config);
+  chiasm::Context ctx;
+  chiasm::KvCache a = decoder.new_cache(), b = decoder.new_cache();
+  (void)run(ctx, decoder, std::span(prompt).first(4), a);
+  const auto hook = [](std::size_t layer, chiasm::MutView) {
+    if (layer == 2) throw chiasm::ArgumentError("from a hook");
+  };
+  const chiasm::BlockHook before_block = hook;
+  const chiasm::Tensor x = decoder.embed(ctx, std::span(prompt).first(5));
+  const chiasm::Sequence batch[] = {{&a, 2}, {&b, 3}};
+  CHECK_THROWS_AS(decoder.forward(ctx, x, batch, &before_block), chiasm::ArgumentError);
+  for (std::size_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    CHECK(a[layer].length() == 4);
+    CHECK(b[layer].length() == 0);
+  }
+}
+
+TEST_CASE("without a head of its own the embeddings are the head") {
+  const chiasm::DecoderConfig config = small_decoder();
+  const chiasm::Weights headless = random_decoder(config).renamed([](std::string_view name) { return name == "lm_head.weight" ? std::string() : std::string(name); });
+  const chiasm::Decoder decoder(headless, config);
+  chiasm::Context ctx;
+  const chiasm::TokenId id[] = {7};
+  const chiasm::Tensor x = decoder.embed(ctx, id), logits = decoder.logits(ctx, x);
+  CHECK(logits.data()[7] == Approx(ctx.kernels().dot(x.data(), x.data(), x.size())).epsilon(1e-4));
 }

@@ -195,6 +195,12 @@ TEST_CASE("sampling: draws follow softmax") {
   }
 }
 
+TEST_CASE("sampling: as many equal scores as a configuration allows do not overflow the sum") {
+  const std::vector<float> scores(std::size_t{1} << 24, 0.0f);
+  Sampler sampler(3);
+  CHECK(sampler(scores) != 0);  // a sum of 2^64 would be 0, and the draw the first score
+}
+
 TEST_CASE("sampling: the same seed gives the same draws, on every platform") {
   // The eight draws were computed apart, in Python integers.
   std::vector<float> scores(1000);

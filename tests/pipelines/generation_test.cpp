@@ -464,6 +464,8 @@ TEST_CASE("generation: what makes no sense is said") {
   CHECK(complaint({.bad_words_ids = {{{7}, {}}}}).find("bad_words_ids has an empty list") == 0);
   CHECK(complaint({.forced_bos_token_id = -1}).find("forced_bos_token_id has token id -1") == 0);
   CHECK(complaint({.num_beams = 0}).find("num_beams is 0") == 0);
+  CHECK(complaint({.num_beams = std::size_t{1} << 60}).find("num_beams is 1152921504606846976, must be within 1..1024") == 0);
+  CHECK(complaint({.do_sample = true, .num_return_sequences = std::size_t{1} << 60}).find("num_return_sequences is ") == 0);
   CHECK(complaint({.num_beams = 4}).find("num_beams is 4, must be 1 here") == 0);
   CHECK(complaint({.num_return_sequences = 2}).find("num_return_sequences is 2") == 0);
   CHECK(complaint({.do_sample = true, .num_return_sequences = 2}).find("num_return_sequences is 2") == 0);

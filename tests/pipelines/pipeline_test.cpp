@@ -105,18 +105,33 @@ TEST_CASE("an answer ends before a stop string, wherever tokens break it") {
   CHECK(reply.text == whole.substr(0, at));
   CHECK(streamed == reply.text);
   CHECK(reply.finish_reason == chiasm::FinishReason::stop);
+  options.num_beams = 3;
+  const chiasm::Reply best = lm.complete(ctx, "Once upon a time", options);
+  CHECK(best.text.find("park") == std::string::npos);
+  REQUIRE_FALSE(best.ids.empty());  // no hypothesis goes on behind the stop string
+  CHECK(lm.tokenizer().decode(std::span(best.ids).first(best.ids.size() - 1)).find("park") == std::string::npos);
   options.stop = {""};
   CHECK_THROWS_AS(lm.complete("Once", options), chiasm::ArgumentError);
 }
 
 TEST_CASE("a callback ends the answer") {
   const chiasm::Pipeline lm = chiasm::load(stories());
-  std::size_t pieces = 0;
   chiasm::Context ctx = lm.new_context();
-  const chiasm::Reply reply = lm.complete(ctx, "Once upon a time", exactly(80), [&](std::string_view) { return ++pieces < 5; });
-  CHECK(pieces == 5);
-  CHECK(reply.ids.size() < 10);
-  CHECK(reply.finish_reason == chiasm::FinishReason::cancelled);
+  for (const std::size_t beams : {1, 2}) {
+    std::size_t pieces = 0;
+    std::string streamed;
+    chiasm::GenerateOptions options = exactly(80);
+    options.num_beams = beams;
+    options.stop = {"never there"};  // its beginning is held back: it must not turn up in the text afterwards
+    const chiasm::Reply reply = lm.complete(ctx, "Once upon a time", options, [&](std::string_view piece) {
+      streamed += piece;
+      return ++pieces < 5;
+    });
+    CHECK(pieces == 5);
+    if (beams == 1) CHECK(reply.ids.size() < 10);
+    CHECK(reply.text == streamed);
+    CHECK(reply.finish_reason == chiasm::FinishReason::cancelled);
+  }
 }
 
 TEST_CASE("cancelling works while a picture is encoded, and while the prompt is read") {
@@ -172,6 +187,16 @@ TEST_CASE("several prompts at once are answered as alone") {
   const auto together = chiasm::generate_batch(ctx, vlm.language_model(), prompts, exactly(10));
   REQUIRE(together.size() == 3);
   for (std::size_t i = 0; i < 3; ++i) CHECK(together[i].ids == alone[i]);
+}
+
+TEST_CASE("config.json says what ends an answer where there is no generation_config.json") {
+  const std::string model = llava_case() + "/model";
+  nlohmann::json config = read(model + "/config.json");
+  config.erase("eos_token_id");
+  config["text_config"]["eos_token_id"] = {7, 9};
+  ChangedCopy copy(model, "generation_config.json", "");
+  std::ofstream(copy.path() + "/config.json") << config.dump();
+  CHECK(chiasm::load(copy.path()).generation_config().eos_token_id == std::vector<chiasm::TokenId>{7, 9});
 }
 
 TEST_CASE("pictures and placeholders must agree") {

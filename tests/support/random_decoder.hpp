@@ -31,6 +31,6 @@ inline chiasm::Weights random_decoder(const chiasm::DecoderConfig& c, chiasm::DT
     matrix(layer + "mlp.down_proj", c.hidden_size, c.intermediate_size);
   }
   random.add("model.norm.weight", chiasm::Shape{c.hidden_size}, 0.1, 1);
-  if (!c.tie_word_embeddings) matrix("lm_head", c.vocab_size, c.hidden_size);
+  matrix("lm_head", c.vocab_size, c.hidden_size);
   return random.weights();
 }

@@ -36,7 +36,7 @@ class Context {
  public:
   /// Throws ArgumentError: an unknown tier, or one that this processor lacks.
   explicit Context(ContextOptions options = {});
-  /// As above, with a thread pool that several contexts share.
+  /// As above, with a thread pool that several contexts share: `options.threads` has no effect. Throws ArgumentError also without a pool.
   Context(std::shared_ptr<ThreadPool> pool, ContextOptions options);
 
   std::size_t threads() const noexcept { return pool_->size(); }

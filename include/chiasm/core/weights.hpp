@@ -19,6 +19,7 @@ enum class WeightKind : std::uint8_t {
   bf16,
 };
 
+/// Copies and nodes share one tree with its marks: for one thread at a time, unlike the models made from it.
 class Weights {
  public:
   Weights();

@@ -98,6 +98,13 @@ CHIASM_INLINE Json Checkpoint::config() const {
 
 CHIASM_INLINE std::string Checkpoint::model_type() const { return std::string(config()["model_type"].as_string()); }
 
+CHIASM_INLINE Json Checkpoint::image_processor_config() const {
+  if (const Json nested = processor_config(); nested.find("image_processor").is_object()) return nested;
+  if (!has("preprocessor_config.json"))
+    throw FileError(path("preprocessor_config.json"), "missing, and processor_config.json has no image_processor");
+  return preprocessor_config();
+}
+
 CHIASM_INLINE Weights Checkpoint::weights() const {
   const State& state = *state_;
   const auto progress = [&](std::string_view file, std::size_t done, std::size_t total) {

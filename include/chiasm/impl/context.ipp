@@ -9,6 +9,7 @@ CHIASM_INLINE Context::Context(ContextOptions options) : Context(std::make_share
 
 CHIASM_INLINE Context::Context(std::shared_ptr<ThreadPool> pool, ContextOptions options)
     : options_(std::move(options)), pool_(std::move(pool)), kernels_(&kernels::active(options_.isa)) {
+  if (pool_ == nullptr) throw ArgumentError("Context: no thread pool");
   options_.isa = {};  // borrowed from the caller, who may be gone; kernels_ knows
 }
 

@@ -27,13 +27,13 @@ CHIASM_INLINE DualEncoder DualEncoder::load(const std::string& folder, LoadOptio
   const std::string type = checkpoint.model_type();
   if (type != "clip" && type != "siglip")
     throw UnsupportedError("model_type '" + type + "' as an encoder of images and texts (" + checkpoint.path("config.json") + "), expected clip or siglip");
-  const Json file = checkpoint.preprocessor_config();
-  if (file.is_null()) throw FileError(checkpoint.path("preprocessor_config.json"), "missing");
+  const Json file = checkpoint.image_processor_config();
   Tokenizer tokenizer = Tokenizer::load(checkpoint);
   std::unique_ptr<const DualEncoderModel> model;
   if (type == "clip") model = std::make_unique<Clip>(checkpoint.weights(), checkpoint.config());
   else model = std::make_unique<Siglip>(checkpoint.weights(), checkpoint.config());
-  const DualEncoder encoder(std::make_shared<Parts>(Parts{std::move(model), std::move(tokenizer), ImageProcessor::from_json(file),
+  ImageProcessor processor = ImageProcessor::from_json(file, type == "clip" ? "CLIPImageProcessor" : "SiglipImageProcessor");
+  const DualEncoder encoder(std::make_shared<Parts>(Parts{std::move(model), std::move(tokenizer), std::move(processor),
                                                           std::make_shared<ThreadPool>(options.threads), options.compute, std::move(options.isa)}));
   (void)encoder.new_context();
   return encoder;

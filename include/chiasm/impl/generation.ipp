@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -260,8 +261,11 @@ CHIASM_INLINE void GenerateOptions::validate() const {
   require(within(eta_cutoff, 0, 1), "eta_cutoff", eta_cutoff, "within 0..1");
   require(positive(repetition_penalty), "repetition_penalty", repetition_penalty, "above 0");
   require(!length_penalty || std::isfinite(*length_penalty), "length_penalty", length_penalty, "finite");
-  require(num_beams != std::size_t{0}, "num_beams", num_beams, "at least 1");
-  require(num_return_sequences != std::size_t{0}, "num_return_sequences", num_return_sequences, "at least 1");
+  // The upper bounds are far beyond use: a generation_config.json must not make a call ask for all memory.
+  constexpr std::size_t most = 1024;
+  const auto counts = [](const std::optional<std::size_t>& value) { return !value || (*value >= 1 && *value <= most); };
+  require(counts(num_beams), "num_beams", num_beams, "within 1..1024");
+  require(counts(num_return_sequences), "num_return_sequences", num_return_sequences, "within 1..1024");
   const std::size_t beams = num_beams.value_or(1);
   if (beams > 1)
     require(num_return_sequences.value_or(1) <= beams, "num_return_sequences", num_return_sequences, "at most num_beams, " + std::to_string(beams));
@@ -500,7 +504,7 @@ CHIASM_INLINE std::vector<GeneratedSequence> generate_batch(Context& ctx, const 
       std::size_t left = 0;
       for (std::size_t i = 0; i < running.size(); ++i)
         if (step(running[i], std::span<float>(logits.row(i), logits.columns()))) {
-          if (left != i) running[left] = std::move(running[i]);
+          if (left != i) std::swap(running[left], running[i]);  // no empty ones, should a callback throw
           ++left;
         }
       running.erase(running.begin() + static_cast<std::ptrdiff_t>(left), running.end());

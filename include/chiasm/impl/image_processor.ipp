@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -165,14 +166,13 @@ CHIASM_INLINE ImageProcessor::ImageProcessor(ImageProcessorConfig config) : conf
 
 CHIASM_INLINE std::array<int, 2> ImageProcessor::best_canvas(int height, int width) const {
   std::array<int, 2> best{};
-  std::int64_t most = 0, least_waste = 0;
+  std::int64_t most = 0, least_waste = std::numeric_limits<std::int64_t>::max();
   for (const auto& canvas : config_.image_grid_pinpoints) {
     const double scale = std::min(static_cast<double>(canvas[1]) / width, static_cast<double>(canvas[0]) / height);
     const auto kept = std::min(static_cast<std::int64_t>(width * scale) * static_cast<std::int64_t>(height * scale), std::int64_t{width} * height);
     const auto waste = std::int64_t{canvas[0]} * canvas[1] - kept;
-    if (kept > most || (kept == most && kept > 0 && waste < least_waste)) most = kept, least_waste = waste, best = canvas;
+    if (kept > most || (kept == most && waste < least_waste)) most = kept, least_waste = waste, best = canvas;
   }
-  if (most == 0) throw ArgumentError("picture of " + std::to_string(width) + " x " + std::to_string(height) + " pixels is too thin for any canvas");
   return best;
 }
 

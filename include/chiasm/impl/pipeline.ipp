@@ -131,7 +131,8 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
   const auto start = std::chrono::steady_clock::now();
   GenerateOptions options = wishes.or_else(parts_->generation_config);
   options.validate();
-  detail::StopStrings stops(options.stop.value_or(std::vector<std::string>()));
+  const std::vector<std::string> ends = options.stop.value_or(std::vector<std::string>());
+  detail::StopStrings stops(ends);
   options.stop.reset();
   PreparedPrompt prepared = family().prepare(ctx, input.text, input.images, input.add_special_tokens);
   const LanguageModel& lm = prepared.model ? *prepared.model : language_model();
@@ -150,15 +151,21 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
 
   if (options.num_beams.value_or(1) > 1) {
     options.num_return_sequences = 1;
+    if (!ends.empty())  // a hypothesis is finished where its text has a stop string, as in the reference
+      options.stopping_criteria = [&, own = options.stopping_criteria](std::span<const TokenId> generated) {
+        if (own && own(generated)) return true;
+        const std::string text = parts_->tokenizer.decode(generated, true);
+        return std::any_of(ends.begin(), ends.end(), [&](const std::string& end) { return text.find(end) != std::string::npos; });
+      };
     const std::vector<BeamHypothesis> best = beam_search(ctx, lm, prepared.embeddings, prepared.ids, options);
     if (!best.empty()) reply.ids = best.front().ids;
-    const auto& ends = options.eos_token_id;
-    const bool ended = !reply.ids.empty() && ends && std::find(ends->begin(), ends->end(), reply.ids.back()) != ends->end();
+    const auto& eos = options.eos_token_id;
+    const bool ended = !reply.ids.empty() && eos && std::find(eos->begin(), eos->end(), reply.ids.back()) != eos->end();
     for (const TokenId token : reply.ids)
-      if (const std::optional<std::string> piece = stream.push(token); piece && !stops.found()) show(stops.push(*piece));
-    if (!stops.found()) show(stops.push(stream.flush()));
-    if (!stops.found()) show(stops.flush());
-    reply.finish_reason = stops.found() ? FinishReason::stop : ended ? FinishReason::eos : FinishReason::length;
+      if (const std::optional<std::string> piece = stream.push(token); piece && wanted && !stops.found()) show(stops.push(*piece));
+    if (wanted && !stops.found()) show(stops.push(stream.flush()));
+    if (wanted && !stops.found()) show(stops.flush());
+    reply.finish_reason = stops.found() ? FinishReason::stop : !wanted ? FinishReason::cancelled : ended ? FinishReason::eos : FinishReason::length;
     return reply;
   }
 
@@ -168,8 +175,8 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
     if (stops.found()) generation.finish(FinishReason::stop);
     if (!wanted) generation.finish(FinishReason::cancelled);
   }
-  if (!stops.found()) show(stops.push(stream.flush()));
-  if (!stops.found()) show(stops.flush());
+  if (wanted && !stops.found()) show(stops.push(stream.flush()));
+  if (wanted && !stops.found()) show(stops.flush());
   reply.ids.assign(generation.ids().begin(), generation.ids().end());
   reply.finish_reason = stops.found() ? FinishReason::stop : generation.finish_reason().value_or(FinishReason::length);
   reply.times = generation.times();
@@ -239,10 +246,20 @@ CHIASM_INLINE Pipeline load(const std::string& folder, LoadOptions options) {
 
 CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
   const std::string type = checkpoint.model_type();
-  // The cheap files first: what is wrong with them is said before gigabytes are mapped.
+  // What is cheap first: a tier that is not there, a broken tokenizer are said before gigabytes are read.
+  auto threads = std::make_shared<ThreadPool>(options.threads);
+  ContextOptions tier;
+  tier.isa = options.isa;
+  (void)Context(threads, std::move(tier));
   Tokenizer tokenizer = Tokenizer::load(checkpoint);
   const Json generation = checkpoint.generation_config();
   GenerateOptions generation_config = generation.is_null() ? GenerateOptions() : GenerateOptions::from(generation);
+  // Checkpoints without a generation_config.json say in config.json what ends an answer.
+  if (generation.is_null()) {
+    const Json config = checkpoint.config(), outer = config.find("eos_token_id"), inner = config.find("text_config").find("eos_token_id");
+    if (const Json& eos = outer.is_null() ? inner : outer; !eos.is_null())
+      generation_config.eos_token_id = eos.is_array() ? eos.as_vector<TokenId>() : std::vector<TokenId>{eos.as<TokenId>()};
+  }
   if (!generation_config.eos_token_id && tokenizer.eos()) generation_config.eos_token_id = std::vector<TokenId>{*tokenizer.eos()};
   std::optional<ChatTemplate> chat_template = ChatTemplate::find(checkpoint);
 
@@ -259,11 +276,8 @@ CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
   if (!chat_template && !family->default_chat_template().empty()) chat_template.emplace(family->default_chat_template());
 
   auto parts = std::make_shared<Pipeline::Parts>(Pipeline::Parts{std::move(tokenizer), std::move(family), std::move(chat_template),
-                                                                 std::move(generation_config), std::make_shared<ThreadPool>(options.threads),
-                                                                 options.compute, std::move(options.isa)});
-  const Pipeline pipeline(std::move(parts));
-  (void)pipeline.new_context();  // an unknown tier is said now, not at the first question
-  return pipeline;
+                                                                 std::move(generation_config), std::move(threads), options.compute, std::move(options.isa)});
+  return Pipeline(std::move(parts));
 }
 
 }  // namespace chiasm

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -278,7 +279,8 @@ CHIASM_INLINE std::uint64_t Sampler::below(std::uint64_t bound) noexcept {
 }
 
 CHIASM_INLINE std::uint64_t Sampler::weigh(std::span<const float> scores) {
-  constexpr double grain = 1099511627776.0;  // 2^40; vocabularies up to 2^23 tokens then fit into 63 bits
+  // 2^40, and less beyond 2^23 scores (wide beams over large vocabularies), so that the sum fits into 63 bits.
+  const double grain = std::ldexp(1.0, 40 - static_cast<int>(std::bit_width(scores.size() >> 23)));
   const double highest = static_cast<double>(sampling::maximum(scores));
   weights_.resize(scores.size());
   std::uint64_t sum = 0;

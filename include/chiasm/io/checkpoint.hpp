@@ -53,6 +53,9 @@ class Checkpoint {
   Json preprocessor_config() const { return json("preprocessor_config.json"); }
   Json processor_config() const { return json("processor_config.json"); }
   Json tokenizer_config() const { return json("tokenizer_config.json"); }
+  /// The file that says how pictures are prepared: processor_config.json where it holds an `image_processor` (as transformers 5 saves it), or else
+  /// preprocessor_config.json. Throws FileError if it is neither, FormatError.
+  Json image_processor_config() const;
 
   /// The tensors of model.safetensors, or of the shards of model.safetensors.index.json, or of the only *.safetensors. The data stay in the
   /// files until they are used. A fresh tree each time. Throws FileError, FormatError, WeightError (see io/safetensors.hpp), and

@@ -69,7 +69,7 @@ class ImageProcessor {
   ImageInputs operator()(const Image& image) const;
 
   /// The canvas (height, width) that LLaVA-NeXT lays a picture out on: the one that keeps most of its pixels, then the one that
-  /// wastes least. Throws ArgumentError where the picture vanishes on all of them.
+  /// wastes least.
   std::array<int, 2> best_canvas(int height, int width) const;
 
  private:

@@ -12,8 +12,8 @@ class Clip : public DualEncoderModel {
   /// Throws ConfigError, UnsupportedError, WeightError.
   Clip(const Weights& w, const Json& config)
       : DualEncoderModel(std::exp(scalar(w, "logit_scale")), 0.0f, false),
-        vision_model_(w / "vision_model", VitConfig::from(config.find("vision_config"))),
-        text_model_(w / "text_model", TextTowerConfig::from(config.find("text_config"), false)),
+        vision_model_(w / "vision_model", VitConfig::from(part(config, "vision_config"))),
+        text_model_(w / "text_model", TextTowerConfig::from(part(config, "text_config"), false)),
         visual_projection_(w / "visual_projection", vision_model_.config().hidden_size, config_size(config, "projection_dim", 512), false),
         text_projection_(w / "text_projection", text_model_.config().hidden_size, config_size(config, "projection_dim", 512), false) {
     w.expect_all_used();
@@ -54,6 +54,11 @@ class Clip : public DualEncoderModel {
   }
 
  private:
+  /// Old files may hold `text_config_dict` and `vision_config_dict`; these then count, with class defaults for what they leave out.
+  static Json part(const Json& config, std::string_view key) {
+    const Json old = config.find(std::string(key) + "_dict");
+    return old.is_object() ? old : config.find(key);
+  }
   static Tensor class_tokens(Context& ctx, View x) {  // (N, T, D) -> (N, D)
     Tensor y = ctx.empty(Shape{x.shape()[0], x.columns()});
     for (std::size_t n = 0; n < y.rows(); ++n) std::memcpy(y.row(n), x.row(n * x.shape()[1]), x.columns() * sizeof(float));

@@ -14,14 +14,16 @@ inline DecoderConfig read_decoder(const Json& config, DecoderConfig c, std::size
   c.intermediate_size = config_size(config, "intermediate_size", c.intermediate_size);
   c.num_hidden_layers = config_layers(config, "num_hidden_layers", c.num_hidden_layers);
   c.num_attention_heads = config_size(config, "num_attention_heads", c.num_attention_heads);
-  c.num_key_value_heads = config_size(config, "num_key_value_heads", kv_heads == 0 ? c.num_attention_heads : kv_heads);
+  // Left out means the class default; null means as many as there are heads.
+  const bool grouped = kv_heads != 0 && !config.contains("num_key_value_heads");
+  c.num_key_value_heads = config_size(config, "num_key_value_heads", grouped ? kv_heads : c.num_attention_heads);
   config_divides(config, "num_key_value_heads", c.num_key_value_heads, c.num_attention_heads);
   if (config.find("head_dim").is_null()) config_divides(config, "num_attention_heads", c.num_attention_heads, c.hidden_size);
   c.head_dim = config_size(config, "head_dim", c.hidden_size / c.num_attention_heads);
   c.hidden_act = config_activation(config, "hidden_act", "silu");
   c.rms_norm_eps = static_cast<float>(config_positive(config, "rms_norm_eps", 1e-6));
   c.rope = config_rope(config, c.head_dim, 10000.0, length);
-  c.tie_word_embeddings = config.get<bool>("tie_word_embeddings", false);
+  if (c.rope.type == RopeType::standard) c.rope.dim = c.head_dim;  // these classes heed partial_rotary_factor in the stretched forms alone
   return c;
 }
 }  // namespace detail

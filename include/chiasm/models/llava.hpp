@@ -64,12 +64,14 @@ struct ImageTiling {
 
 class Llava {
  public:
+  /// From a checkpoint in any of normalise()'s layouts and its config.json. Throws ConfigError, UnsupportedError, WeightError.
   Llava(const Weights& checkpoint, const Json& config) : Llava(normalise(checkpoint), config, LlavaConfig::from(config)) {}
 
   const LlavaConfig& config() const noexcept { return config_; }
   const LanguageModel& language_model() const noexcept { return *language_model_; }
 
   /// What stands for one picture in the language model's input. `pixels` holds its views: one, or with tiles the whole first.
+  /// Throws ShapeError (also for views that are not the tiling's), ArgumentError, Cancelled.
   Tensor image_features(Context& ctx, View pixels, const ImageTiling& tiling) const {  // (views, 3, H, W) -> (n, D)
     Tensor projected;                                                                  // (views, T, D)
     {
@@ -140,6 +142,7 @@ class Llava {
       return y;
     }
     const std::size_t side = config_.vision.grid();
+    if (tiling.height == 0 || tiling.width == 0) throw ArgumentError("Llava: tiles of a picture without a size");
     if (side * side != patches) throw ShapeError("Llava", x.shape().to_string() + ", expected " + std::to_string(side * side) + " patches a view");
     std::size_t top = 0, left = 0, bottom = tiling.rows * side, right = tiling.columns * side;
     // The image filled the tiles along one axis and was centred along the other: those cells go.

@@ -43,8 +43,8 @@ inline void config_divides(const Json& config, std::string_view key, std::size_t
 inline Activation config_activation(const Json& config, std::string_view key, std::string_view fallback) {
   const Json value = config.find(key);
   const std::string_view name = value.is_null() ? fallback : value.as_string();
-  if (name == "gelu") return Activation::gelu;
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::gelu_tanh;
+  if (name == "gelu" || name == "gelu_python") return Activation::gelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_python_tanh" || name == "gelu_fast" || name == "gelu_accurate") return Activation::gelu_tanh;
   if (name == "quick_gelu") return Activation::quick_gelu;
   if (name == "silu" || name == "swish") return Activation::silu;
   if (name == "relu") return Activation::relu;

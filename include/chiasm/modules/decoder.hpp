@@ -19,7 +19,7 @@ struct DecoderConfig {
   Activation hidden_act = Activation::silu;
   float rms_norm_eps = 1e-6f;
   RopeConfig rope;
-  bool qkv_bias = false, out_bias = false, mlp_bias = false, tie_word_embeddings = false;
+  bool qkv_bias = false, out_bias = false, mlp_bias = false;
   std::vector<std::size_t> windows;  // per layer, 0: sees everything; empty: no layer has one
 };
 
@@ -86,19 +86,19 @@ class Decoder : public LanguageModel {
  public:
   using LanguageModel::forward;
 
-  /// `model.embed_tokens`, `model.layers.N`, `model.norm` and, unless it is tied, `lm_head`. Throws WeightError.
+  /// `model.embed_tokens`, `model.layers.N`, `model.norm` and, unless it is tied to the embeddings, `lm_head`. Throws WeightError.
   Decoder(const Weights& w, DecoderConfig config)
       : config_(std::move(config)),
         embed_tokens_(w / "model" / "embed_tokens", config_.vocab_size, config_.hidden_size),
-        norm_(w / "model" / "norm", config_.hidden_size, config_.rms_norm_eps),
-        rope_(config_.rope) {
+        norm_(w / "model" / "norm", config_.hidden_size, config_.rms_norm_eps) {
     layers_.reserve(config_.num_hidden_layers);
     for (std::size_t i = 0; i < config_.num_hidden_layers; ++i)
       layers_.emplace_back(w / "model" / "layers" / i, config_, config_.windows.empty() ? 0 : config_.windows[i]);
-    // Some files keep the tied copy; some that are not tied by their configuration leave the head out.
-    const bool tied = config_.tie_word_embeddings || !w.contains("lm_head");
+    rope_ = Rope(config_.rope);  // after the weights have confirmed the size of a head
+    // As the reference: a head that is in the file counts, even one that differs under tie_word_embeddings; some files that are not tied
+    // by their configuration leave it out.
+    const bool tied = !w.contains("lm_head");
     lm_head_ = tied ? Linear(embed_tokens_.weight(), Tensor()) : Linear(w / "lm_head", config_.hidden_size, config_.vocab_size, false);
-    if (tied) w.ignore("lm_head.weight");
     w.ignore("rotary_emb.inv_freq");
   }
 
@@ -112,14 +112,31 @@ class Decoder : public LanguageModel {
   Tensor forward(Context& ctx, View embeddings, std::span<const Sequence> batch, const BlockHook* before_block) const override {  // (T, D) -> (T, D)
     if (embeddings.columns() != config_.hidden_size) throw ShapeError("Decoder", embeddings.shape().to_string());
     Tensor cos = ctx.empty(Shape{embeddings.rows(), rope_.dim() / 2}), sin = ctx.empty(cos.shape());
+    auto lengths = ctx.empty<std::size_t>(Shape{batch.size()});  // of the caches before this pass
     std::size_t begin = 0;
-    for (const Sequence& sequence : batch) {
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      const Sequence& sequence = batch[i];
       if (sequence.rows > embeddings.rows() - begin) throw ShapeError("Decoder", "a batch of more rows than " + embeddings.shape().to_string());
+      if (sequence.cache == nullptr || sequence.cache->layers() != layers_.size())
+        throw ShapeError("Decoder", "a cache of " + std::to_string(sequence.cache == nullptr ? 0 : sequence.cache->layers()) + " layers for " +
+                                        std::to_string(layers_.size()));
+      lengths.data()[i] = sequence.cache->length();
       rope_.angles(sequence.cache->length(), sequence.rows, cos.slice(begin, sequence.rows), sin.slice(begin, sequence.rows));
       begin += sequence.rows;
     }
     if (begin != embeddings.rows()) throw ShapeError("Decoder", std::to_string(begin) + " rows in the batch of " + embeddings.shape().to_string());
+    try {
+      return blocks(ctx, embeddings, batch, before_block, cos, sin);
+    } catch (...) {  // some layers have grown and some have not: a cache must not be left so
+      for (std::size_t i = 0; i < batch.size(); ++i) batch[i].cache->truncate(lengths.data()[i]);
+      throw;
+    }
+  }
 
+  Tensor logits(Context& ctx, View hidden) const override { return lm_head_(ctx, hidden); }  // (T, D) -> (T, V)
+
+ private:
+  Tensor blocks(Context& ctx, View embeddings, std::span<const Sequence> batch, const BlockHook* before_block, View cos, View sin) const {
     Tensor x = ctx.empty(embeddings.shape());
     for (std::size_t t = 0; t < x.rows(); ++t) std::memcpy(x.row(t), embeddings.row(t), x.columns() * sizeof(float));
     for (std::size_t i = 0; i < layers_.size(); ++i) {
@@ -134,9 +151,6 @@ class Decoder : public LanguageModel {
     return x;
   }
 
-  Tensor logits(Context& ctx, View hidden) const override { return lm_head_(ctx, hidden); }  // (T, D) -> (T, V)
-
- private:
   DecoderConfig config_;
   Embedding embed_tokens_;
   std::vector<DecoderLayer> layers_;

@@ -32,7 +32,8 @@ class LanguageModel {
   virtual Tensor embed(Context& ctx, std::span<const TokenId> ids) const = 0;  // (T) -> (T, D)
 
   /// Final hidden states, normed. The rows of `x` are the sequences' new positions, one sequence after the other; each attends to
-  /// its own cache, which grows by its rows. Throws Cancelled between layers (the caches then hold part of the rows: truncate them).
+  /// its own cache, which grows by its rows. Throws ShapeError (also for a cache of another model) and Cancelled, which takes effect
+  /// between layers. After an exception the caches are as before.
   virtual Tensor forward(Context& ctx, View x, std::span<const Sequence> batch, const BlockHook* before_block) const = 0;  // (sum of rows, D) -> same
 
   virtual Tensor logits(Context& ctx, View hidden) const = 0;  // (T, D) -> (T, V)

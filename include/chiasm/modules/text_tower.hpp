@@ -59,12 +59,14 @@ class TextTower {
   const TextTowerConfig& config() const noexcept { return config_; }
 
   /// `ids` holds N texts of `length` tokens, padded at their ends; text n has `used[n]` of its own, which alone can be seen. An empty `used`
-  /// means that padding counts (SigLIP). Throws ArgumentError: longer than the positions, or an id outside the vocabulary.
+  /// means that padding counts (SigLIP). Throws ArgumentError: longer than the positions, an id outside the vocabulary, `used` of other texts.
   Tensor operator()(Context& ctx, std::span<const TokenId> ids, std::size_t length, std::span<const std::size_t> used) const {  // -> (N, T, D)
     if (length == 0 || length > config_.max_position_embeddings || ids.size() % length != 0)
       throw ArgumentError("TextTower: " + std::to_string(ids.size()) + " ids in texts of " + std::to_string(length) + ", at most " +
                           std::to_string(config_.max_position_embeddings) + " positions");
     const std::size_t texts = ids.size() / length;
+    if (!used.empty() && used.size() != texts)
+      throw ArgumentError("TextTower: lengths of " + std::to_string(used.size()) + " texts, there are " + std::to_string(texts));
     Tensor x = token_embedding_(ctx, ids).reshape(Shape{texts, length, config_.hidden_size});
     for (std::size_t i = 0; i < ids.size(); ++i) ctx.kernels().add(x.row(i), position_embedding_.row(i % length), x.row(i), x.columns());
     const Tensor mask = padding_mask(ctx, texts, length, used);

@@ -52,7 +52,7 @@ struct VitConfig {
 
 class Vit {
  public:
-  /// Names of the released checkpoints, below `vision_model.`. Without its last block's weights where a user of inner layers left them out.
+  /// Names of the released checkpoints, below `vision_model.`. Throws WeightError.
   Vit(const Weights& w, const VitConfig& c)
       : config_(c),
         class_embedding_(c.class_token ? (w / "embeddings").tensor("class_embedding", Shape{c.hidden_size}) : Tensor()),

@@ -20,7 +20,7 @@ class KvCache {
     /// Positions that are stored.
     std::size_t length() const noexcept { return length_; }
 
-    /// Appends the keys (T, heads * head_dim) and values (T, heads * v_dim) of T positions; the view holds all positions.
+    /// Appends the keys (T, heads * head_dim) and values (T, heads * v_dim) of T positions; the view holds all positions. Throws ShapeError.
     KvView append(Context& ctx, View keys, View values) {
       const std::size_t count = keys.rows();
       if (keys.columns() != heads_ * head_dim_ || values.columns() != heads_ * v_dim_ || values.rows() != count)
@@ -92,7 +92,7 @@ class KvCache {
   Layer& operator[](std::size_t layer) noexcept { return layers_[layer]; }
   const Layer& operator[](std::size_t layer) const noexcept { return layers_[layer]; }
 
-  /// Forgets all positions from `length` on: after a cancelled call, or to go back in a conversation.
+  /// Forgets all positions from `length` on, to go back in a conversation.
   void truncate(std::size_t length) noexcept {
     for (Layer& layer : layers_) layer.truncate(length);
   }

@@ -12,6 +12,8 @@ namespace chiasm::inline CHIASM_ABI {
 
 class Linear {
  public:
+  static constexpr std::size_t max_parts = 8;
+
   Linear() = default;
 
   /// `weight` (out, in) and, where asked for, `bias` (out) below `w`. Throws WeightError.
@@ -24,14 +26,17 @@ class Linear {
     bool bias = true;
   };
   Linear(const Weights& w, std::initializer_list<Projection> projections, std::size_t in) : in_(in) {
+    if (projections.size() > max_parts) throw ArgumentError("Linear: " + std::to_string(projections.size()) + " projections, at most " + std::to_string(max_parts));
     for (const Projection& p : projections) {
       add(w / p.name, p.out, p.bias);
       out_ += p.out;
     }
   }
 
-  /// From a weight of one's own (a tied embedding, a convolution seen as a matrix) and an optional bias.
+  /// From a weight of one's own (a tied embedding, a convolution seen as a matrix) and an optional bias. Throws ShapeError.
   Linear(Weight weight, Tensor bias) : in_(weight.shape()[1]), out_(weight.shape()[0]) {
+    if (weight.shape().rank() != 2 || (!bias.empty() && bias.size() != out_))
+      throw ShapeError("Linear", "weight " + weight.shape().to_string() + ", bias " + bias.shape().to_string());
     parts_.push_back({std::move(weight), std::move(bias)});
   }
 
@@ -50,16 +55,20 @@ class Linear {
     if (x.columns() != in_ || y.columns() != out_ || x.rows() != y.rows())
       throw ShapeError("Linear", x.shape().to_string() + " into " + y.shape().to_string() + ", weight (" + std::to_string(out_) + ", " +
                                      std::to_string(in_) + ")");
-    std::size_t begin = 0;
+    // One call for all parts: x is packed once. The list lives on the stack: a decode step allocates nothing.
+    Product products[max_parts];
+    std::size_t begin = 0, count = 0;
     for (const Part& part : parts_) {
-      const std::size_t count = part.weight.shape()[0];
-      Epilogue epilogue;
-      epilogue.bias = part.bias.empty() ? nullptr : part.bias.data();
-      epilogue.activation = activation;
-      if (!residual.empty()) epilogue.residual = residual.column_slice(begin, count);
-      matmul(ctx, x, part.weight, y.column_slice(begin, count), epilogue);
-      begin += count;
+      const std::size_t width = part.weight.shape()[0];
+      Product& product = products[count++];
+      product.weight = &part.weight;
+      product.y = y.column_slice(begin, width);
+      product.epilogue.bias = part.bias.empty() ? nullptr : part.bias.data();
+      product.epilogue.activation = activation;
+      if (!residual.empty()) product.epilogue.residual = residual.column_slice(begin, width);
+      begin += width;
     }
+    matmul(ctx, x, std::span<const Product>(products, count));
   }
 
   std::size_t in_features() const noexcept { return in_; }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chiasm/core/tensor.hpp>
+#include <chiasm/kernels/table.hpp>
 #include <chiasm/nn/linear.hpp>
 
 namespace chiasm::inline CHIASM_ABI {

@@ -23,7 +23,7 @@ class PatchEmbedding {
     if (shape.rank() != 4 || shape[1] != channels_ || shape[2] < patch_ || shape[3] < patch_)
       throw ShapeError("PatchEmbedding", shape.to_string() + ", patches (" + std::to_string(channels_) + ", " + std::to_string(patch_) + ", " +
                                              std::to_string(patch_) + ")");
-    const std::size_t height = shape[2], width = shape[3], rows = height / patch_, columns = width / patch_;
+    const std::size_t height = shape[2], rows = height / patch_, columns = shape[3] / patch_;
     Tensor patches = ctx.empty(Shape{shape[0], rows * columns, channels_ * patch_ * patch_});
     ctx.parallel(shape[0] * rows, 1, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) {
@@ -32,7 +32,7 @@ class PatchEmbedding {
           float* to = patches.row(i * columns + x);
           for (std::size_t c = 0; c < channels_; ++c)
             for (std::size_t dy = 0; dy < patch_; ++dy, to += patch_)
-              std::memcpy(to, pixels.data() + ((image * channels_ + c) * height + y * patch_ + dy) * width + x * patch_, patch_ * sizeof(float));
+              std::memcpy(to, pixels.row((image * channels_ + c) * height + y * patch_ + dy) + x * patch_, patch_ * sizeof(float));
         }
       }
     });

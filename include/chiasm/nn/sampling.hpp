@@ -62,7 +62,7 @@ void keep_eta(std::span<float> scores, double epsilon, std::size_t at_least, Sam
 TokenId argmax(std::span<const float> scores) noexcept;
 
 /// Draws from softmax(scores). Same seed and scores: same draws on every platform, because the probabilities are rounded to integers
-/// (a grain of 2^-40 of the most probable one) before the draw, so that the last bits of exp() do not matter.
+/// (a grain of 2^-40 of the most probable one, coarser beyond 2^23 scores) before the draw, so that the last bits of exp() do not matter.
 class Sampler {
  public:
   /// Streams of one seed are independent of each other.

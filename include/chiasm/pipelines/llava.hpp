@@ -11,7 +11,9 @@ namespace chiasm::inline CHIASM_ABI {
 class LlavaFamily final : public Family {
  public:
   LlavaFamily(const Checkpoint& checkpoint, Tokenizer tokenizer)
-      : model_(checkpoint.weights(), checkpoint.config()), tokenizer_(std::move(tokenizer)), processor_(image_processor(checkpoint)) {
+      : model_(checkpoint.weights(), checkpoint.config()),
+        tokenizer_(std::move(tokenizer)),
+        processor_(ImageProcessor::from_json(checkpoint.image_processor_config(), model_.config().anyres ? "LlavaNextImageProcessor" : "LlavaImageProcessor")) {
     placeholder_ = tokenizer_.token(model_.config().image_token_index);
     if (placeholder_.empty())
       checkpoint.config().fail("image token " + std::to_string(model_.config().image_token_index) + " is not in the tokenizer (" +
@@ -78,13 +80,6 @@ class LlavaFamily final : public Family {
   }
 
  private:
-  static ImageProcessor image_processor(const Checkpoint& checkpoint) {
-    const Json file = checkpoint.preprocessor_config(), nested = checkpoint.processor_config();
-    if (file.is_null() && nested.find("image_processor").is_null())
-      throw FileError(checkpoint.path("preprocessor_config.json"), "missing, and processor_config.json has no image_processor");
-    return ImageProcessor::from_json(file.is_null() ? nested : file);
-  }
-
   Llava model_;
   Tokenizer tokenizer_;
   ImageProcessor processor_;

@@ -42,7 +42,7 @@ using OnText = Callback<bool(std::string_view piece)>;
 /// Const and shareable between threads: every call brings, or makes, a Context of its own.
 class Pipeline {
  public:
-  /// See load() in below.
+  /// Made by load(), below.
   struct Parts;
   explicit Pipeline(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) {}
 

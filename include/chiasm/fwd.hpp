@@ -1,0 +1,116 @@
+/// Names only: for headers of one's own that mention the library's types by pointer or reference.
+#pragma once
+
+#include <chiasm/version.hpp>
+
+#include <cstdint>
+
+namespace chiasm::inline CHIASM_ABI {
+
+// core
+class Error;
+class FileError;
+class FormatError;
+class WeightError;
+class ConfigError;
+class ShapeError;
+class ArgumentError;
+class UnsupportedError;
+class Cancelled;
+class Shape;
+template <class T>
+class BasicTensor;
+using Tensor = BasicTensor<float>;
+template <class T>
+class BasicView;
+using View = BasicView<const float>;
+using MutView = BasicView<float>;
+class Weight;
+class Weights;
+class ThreadPool;
+class MemoryPool;
+class CancelToken;
+struct ContextOptions;
+class Context;
+template <class Signature>
+class FunctionRef;
+template <class Signature>
+class Callback;
+using TokenId = std::int32_t;
+struct bf16;
+struct f16;
+enum class DType : std::uint8_t;
+enum class WeightKind : std::uint8_t;
+enum class Activation : std::uint8_t;
+enum class Compute : std::uint8_t;
+
+// io
+class FileMap;
+class Json;
+struct Safetensors;
+struct CheckpointOptions;
+class Checkpoint;
+class Tokenizer;
+class TokenStream;
+class TemplateError;
+class TemplateValue;
+struct ChatMessage;
+struct RenderOptions;
+class ChatTemplate;
+class Image;
+struct ImageProcessorConfig;
+struct ImageInputs;
+class ImageProcessor;
+
+// nn
+class Linear;
+class Embedding;
+class PatchEmbedding;
+class LayerNorm;
+class RmsNorm;
+class Mlp;
+class GatedMlp;
+struct RopeConfig;
+class Rope;
+class KvCache;
+class Sampler;
+
+// modules
+struct Sequence;
+class LanguageModel;
+struct DecoderConfig;
+class DecoderLayer;
+class Decoder;
+struct EncoderLayerConfig;
+class EncoderLayer;
+struct VitConfig;
+class Vit;
+struct TextTowerConfig;
+class TextTower;
+class Projector;
+
+// models
+class DualEncoderModel;
+class Clip;
+class Siglip;
+struct LlamaConfig;
+class Llama;
+struct MistralConfig;
+class Mistral;
+struct Qwen2Config;
+class Qwen2;
+struct LlavaConfig;
+class Llava;
+
+// pipelines
+class Prompt;
+struct Message;
+struct LoadOptions;
+struct GenerateOptions;
+struct Reply;
+class Generation;
+class Family;
+class Pipeline;
+class DualEncoder;
+
+}  // namespace chiasm

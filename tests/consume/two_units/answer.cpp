@@ -1,0 +1,7 @@
+// Asks; the picture comes from the other translation unit.
+#include <chiasm/chiasm.hpp>
+#include <chiasm/io/image_file.hpp>
+
+std::string answer(const chiasm::Pipeline& vlm, const chiasm::Image& image, const char* question) {
+  return vlm.answer(image, question);
+}
