@@ -18,19 +18,34 @@ struct Robot {
 
 #include "support/catch.hpp"
 
-#include "support/paths.hpp"
-
-#include <fstream>
-#include <regex>
-#include <string>
-#include <type_traits>
-
 using namespace chiasm;
 
 namespace {
 
-// A name that the library does not define in this namespace would be incomplete here, and one of both an enum and a class ambiguous.
+// A name that the library defines in another namespace, or no more, is still incomplete here: the line does not compile.
 template <class... Types>
 constexpr bool complete = ((sizeof(Types) > 0) && ...);
+static_assert(complete<Error, FileError, FormatError, WeightError, ConfigError, ShapeError, ArgumentError, UnsupportedError,
+                       Cancelled, Shape, Tensor, View, MutView, Weight, Weights, ThreadPool, MemoryPool, CancelToken,
+                       ContextOptions, Context, TokenId, bf16, f16, DType, WeightKind, Activation, Compute, FileMap, Json,
+                       Safetensors, CheckpointOptions, Checkpoint, Tokenizer, TokenStream, TemplateError, TemplateValue,
+                       ChatMessage, RenderOptions, ChatTemplate, Image, ImageProcessorConfig, ImageInputs, ImageProcessor, Linear,
+                       Embedding, PatchEmbedding, LayerNorm, RmsNorm, Mlp, GatedMlp, RopeConfig, Rope, KvCache, Sampler, Sequence,
+                       LanguageModel, DecoderConfig, DecoderLayer, Decoder, EncoderLayerConfig, EncoderLayer, VitConfig, Vit,
+                       TextTowerConfig, TextTower, Projector, DualEncoderModel, Clip, Siglip, LlamaConfig, Llama, MistralConfig,
+                       Mistral, Qwen2Config, Qwen2, LlavaConfig, Llava, Prompt, Message, LoadOptions, GenerateOptions, Reply,
+                       Generation, Family, Pipeline, DualEncoder, FunctionRef<void()>, Callback<void()>>);
 
 }  // namespace
+
+TEST_CASE("a class declared by names alone is usable once the library is there") {
+  Context ctx({.threads = 1});
+  Robot robot;
+  robot.context = &ctx;
+  robot.dtype = DType::bf16;
+  CHECK(robot.context->threads() == 1);
+  CHECK(robot.pipeline == nullptr);
+  CHECK(robot.see == nullptr);
+  CHECK(robot.last == 0);
+  CHECK(dtype_size(robot.dtype) == 2);
+}

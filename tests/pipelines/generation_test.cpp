@@ -489,3 +489,9 @@ TEST_CASE("generation: raw logits of each step are observable") {
   run(ctx, lm, {1, 2}, {.max_new_tokens = 3});
   CHECK(names == std::vector<std::string>{"step_logits.0", "step_logits.1", "step_logits.2"});
 }
+
+TEST_CASE("a generation_config.json that never samples may say temperature 0") {
+  const auto options = chiasm::GenerateOptions::from(chiasm::Json::parse(R"({"do_sample": false, "temperature": 0, "top_p": 1.0})"));
+  CHECK_FALSE(options.temperature.has_value());
+  CHECK_NOTHROW(options.validate());
+}

@@ -86,7 +86,7 @@ class BasicTensor {
  public:
   BasicTensor() = default;
   /// Zero-filled. Throws ShapeError (overflow), std::bad_alloc.
-  explicit BasicTensor(Shape shape) : BasicTensor(shape, std::make_shared<MemoryPool>()) {
+  explicit BasicTensor(Shape shape) : BasicTensor(shape, nullptr) {
     if (bytes() != 0) std::memset(static_cast<void*>(data_), 0, bytes());
   }
   /// From values: for tests and small constants. Throws ShapeError if they do not fill `shape`.
@@ -94,11 +94,11 @@ class BasicTensor {
     if (values.size() != size()) throw ShapeError("Tensor", shape.to_string() + " from " + std::to_string(values.size()) + " values");
     std::copy(values.begin(), values.end(), data_);
   }
-  /// Uninitialised, from `pool`. Context::empty() is the usual way.
+  /// Uninitialised, from `pool`, or from the system where that is null. Context::empty() is the usual way.
   BasicTensor(Shape shape, std::shared_ptr<MemoryPool> pool) : shape_(shape), pool_(std::move(pool)) {
     if (shape.size() > static_cast<std::size_t>(PTRDIFF_MAX) / sizeof(T)) throw ShapeError("Tensor", shape.to_string());
     capacity_ = shape.size() * sizeof(T);
-    data_ = static_cast<T*>(pool_->acquire(capacity_));
+    data_ = static_cast<T*>(pool_ ? pool_->acquire(capacity_) : ::operator new(capacity_, std::align_val_t(MemoryPool::alignment)));
   }
   BasicTensor(BasicTensor&& other) noexcept { swap(other); }
   BasicTensor& operator=(BasicTensor&& other) noexcept {
@@ -108,7 +108,9 @@ class BasicTensor {
   BasicTensor(const BasicTensor&) = delete;
   BasicTensor& operator=(const BasicTensor&) = delete;
   ~BasicTensor() {
-    if (data_ != nullptr) pool_->release(data_, capacity_);
+    if (data_ == nullptr) return;
+    if (pool_) pool_->release(data_, capacity_);
+    else ::operator delete(data_, std::align_val_t(MemoryPool::alignment));
   }
 
   BasicTensor clone() const {

@@ -23,7 +23,10 @@ CHIASM_INLINE DualEncoder DualEncoder::load(const std::string& folder, LoadOptio
   CheckpointOptions reading;
   reading.weights = options.weights;
   reading.on_progress = std::move(options.on_progress);
-  const Checkpoint checkpoint = Checkpoint::open(folder, std::move(reading));
+  return load(Checkpoint::open(folder, std::move(reading)), std::move(options));
+}
+
+CHIASM_INLINE DualEncoder DualEncoder::load(const Checkpoint& checkpoint, LoadOptions options) {
   const std::string type = checkpoint.model_type();
   if (type != "clip" && type != "siglip")
     throw UnsupportedError("model_type '" + type + "' as an encoder of images and texts (" + checkpoint.path("config.json") + "), expected clip or siglip");

@@ -117,6 +117,8 @@ CHIASM_INLINE GenerateOptions GenerateOptions::from(const Json& config) {
 
   read("do_sample", options.do_sample);
   read("temperature", options.temperature);
+  // Files that never sample say 0 there.
+  if (options.temperature == 0.0) options.temperature.reset();
   read("top_k", options.top_k);
   read("top_p", options.top_p);
   read("min_p", options.min_p);

@@ -228,9 +228,12 @@ CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, std::span<const Mes
 
 CHIASM_INLINE Context Pipeline::new_context(CancelToken cancel) const {
   ContextOptions options;
+  options.cancel = std::move(cancel);
+  return new_context(std::move(options));
+}
+CHIASM_INLINE Context Pipeline::new_context(ContextOptions options) const {
   options.isa = parts_->isa;
   options.compute = parts_->compute;
-  options.cancel = std::move(cancel);
   return Context(parts_->threads, std::move(options));
 }
 CHIASM_INLINE const Family& Pipeline::family() const noexcept { return *parts_->family; }

@@ -20,6 +20,8 @@ class DualEncoder {
  public:
   /// Throws FileError, FormatError, ConfigError, WeightError, UnsupportedError (a checkpoint of another family).
   static DualEncoder load(const std::string& folder, LoadOptions options = {});
+  /// The same for a checkpoint that is open already, or in memory.
+  static DualEncoder load(const Checkpoint& checkpoint, LoadOptions options = {});
 
   /// Vectors of length 1 in the common space.
   Tensor embed(Context& ctx, std::span<const Image> images) const;             // N images -> (N, E)

@@ -14,6 +14,7 @@ class LlavaFamily final : public Family {
       : model_(checkpoint.weights(), checkpoint.config()),
         tokenizer_(std::move(tokenizer)),
         processor_(ImageProcessor::from_json(checkpoint.image_processor_config(), model_.config().anyres ? "LlavaNextImageProcessor" : "LlavaImageProcessor")) {
+    processor_file_ = checkpoint.image_processor_config().file();
     placeholder_ = tokenizer_.token(model_.config().image_token_index);
     if (placeholder_.empty())
       checkpoint.config().fail("image token " + std::to_string(model_.config().image_token_index) + " is not in the tokenizer (" +
@@ -30,6 +31,11 @@ class LlavaFamily final : public Family {
   Tensor encode(Context& ctx, const Image& image) const {  // -> (n, D)
     const ImageInputs inputs = processor_(image);
     ctx.observe("pixel_values", inputs.pixel_values);
+    const Shape& shape = inputs.pixel_values.shape();
+    const std::size_t side = model_.config().vision.image_size;
+    if (shape[2] != side || shape[3] != side)
+      throw ConfigError(processor_file_, "", "makes pictures of " + std::to_string(shape[3]) + " x " + std::to_string(shape[2]) +
+                                                 " pixels for a vision tower of " + std::to_string(side) + " x " + std::to_string(side));
     const auto extent = [](int value) { return static_cast<std::size_t>(value); };
     const ImageTiling tiling{extent(inputs.original_height), extent(inputs.original_width), extent(inputs.grid_rows), extent(inputs.grid_columns)};
     return model_.image_features(ctx, inputs.pixel_values, tiling);  // of (views, 3, H, W)
@@ -52,7 +58,10 @@ class LlavaFamily final : public Family {
     PreparedPrompt prepared;
     std::size_t next = 0;
     for (const TokenId id : ids) prepared.ids.insert(prepared.ids.end(), id == image_token ? features[next++].rows() : 1, id);
-    prepared.embeddings = language_model().embed(ctx, prepared.ids);  // (T, D)
+    // A placeholder's own embedding is never used; some checkpoints have none.
+    std::vector<TokenId> words = prepared.ids;
+    for (TokenId& id : words) id = id == image_token ? 0 : id;
+    prepared.embeddings = language_model().embed(ctx, words);  // (T, D)
     std::size_t row = 0;
     next = 0;
     for (const TokenId id : ids) {
@@ -83,7 +92,7 @@ class LlavaFamily final : public Family {
   Llava model_;
   Tokenizer tokenizer_;
   ImageProcessor processor_;
-  std::string placeholder_;
+  std::string processor_file_, placeholder_;
 };
 
 }  // namespace chiasm

@@ -75,6 +75,8 @@ class Pipeline {
 
   /// A context on this pipeline's threads, with its precision and kernels.
   Context new_context(CancelToken cancel = {}) const;
+  /// The same with progress, observer and cancel token of one's own; `threads` is the pipeline's, as are `isa` and `compute`.
+  Context new_context(ContextOptions options) const;
 
   const Family& family() const noexcept;
   const LanguageModel& language_model() const noexcept { return family().language_model(); }
