@@ -1,0 +1,274 @@
+"""The world of shapes: pictures of 1-6 coloured shapes, their captions, and questions about them.
+
+After Sort-of-CLEVR (Santoro et al., arXiv:1706.01427): questions about one object (NON_RELATIONAL) and about how objects
+relate (RELATIONAL). Everything follows from the random generator that is passed in, so a seed is a data set.
+
+Lengths are in units of a 128 x 128 canvas. The margins below make every question have one answer that can be seen:
+  sides      no centre lies within SIDE of the canvas' middle lines, so left/right and top/bottom are never close calls
+  sizes      small is a radius of 9-11, large of 16-19; "larger than" compares a large object with a small one only
+  captions   objects are named from left to right; centres differ by ORDER in x at least
+  beside     "left of", "above": asked when the centres differ by BESIDE along that axis at least
+  distance   "closest", "farthest": between centres, asked when the best beats the second best by DISTANCE at least
+  referents  "the red object", "the small star": asked only when exactly one object fits the words
+"""
+from dataclasses import dataclass
+from math import cos, hypot, pi, sin
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+CANVAS = 128
+SHAPES = ["circle", "square", "triangle", "star", "cross"]
+COLOURS = {
+    "red": (214, 40, 40), "orange": (245, 135, 20), "yellow": (240, 215, 40), "green": (40, 150, 60),
+    "blue": (40, 80, 210), "purple": (130, 50, 170), "gray": (130, 130, 130), "black": (20, 20, 20),
+}
+SIZES = {"small": (9, 11), "large": (16, 19)}
+SIDE, ORDER, BESIDE, DISTANCE, GAP = 7, 4, 12, 12, 4
+
+NON_RELATIONAL = ["shape", "colour", "size", "left-right", "top-bottom", "exist", "count"]
+RELATIONAL = ["closest", "farthest", "same", "beside", "above", "larger"]
+KINDS = NON_RELATIONAL + RELATIONAL
+# "describe" is for training alone: it is answered with the caption's words for that object, four labels instead of one.
+
+
+@dataclass(frozen=True)
+class Object:
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    radius: float
+    rgb: tuple
+
+    @property
+    def side(self):
+        return f"{'top' if self.y < CANVAS / 2 else 'bottom'} {'left' if self.x < CANVAS / 2 else 'right'}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    objects: list          # from left to right
+    background: tuple      # colours of the upper left and the lower right corner; equal for a plain background
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+def sample_scene(rng) -> Scene:
+    while True:
+        objects = []
+        for _ in range(rng.integers(1, 7)):
+            placed = _place(rng, objects)
+            if placed is None:
+                break
+            objects.append(placed)
+        else:
+            light = rng.integers(212, 252, 3)
+            slope = rng.integers(-14, 15, 3) if rng.random() < 0.5 else np.zeros(3, int)
+            corners = tuple(tuple(int(v) for v in np.clip(light + s, 205, 255)) for s in (slope, -slope))
+            return Scene(sorted(objects, key=lambda o: o.x), corners)
+
+
+def _place(rng, others):
+    """A random object clear of the others, or None when fifty attempts found no room."""
+    size = "small" if rng.random() < 0.5 else "large"
+    radius = rng.uniform(*SIZES[size])
+    for _ in range(50):
+        x, y = rng.uniform(radius + 3, CANVAS - radius - 3, 2)
+        if abs(x - CANVAS / 2) < SIDE or abs(y - CANVAS / 2) < SIDE:
+            continue
+        if all(hypot(x - o.x, y - o.y) >= radius + o.radius + GAP and abs(x - o.x) >= ORDER for o in others):
+            colour = list(COLOURS)[rng.integers(len(COLOURS))]
+            rgb = tuple(int(v) for v in np.clip(np.array(COLOURS[colour]) + rng.integers(-12, 13, 3), 0, 255))
+            return Object(SHAPES[rng.integers(len(SHAPES))], colour, size, float(x), float(y), float(radius), rgb)
+    return None
+
+
+def _outline(shape, r):
+    """Corners around the origin. Scaled so that the shapes of one size look about equally large."""
+    ring = lambda n, radius: [(radius * sin(2 * pi * i / n), -radius * cos(2 * pi * i / n)) for i in range(n)]
+    if shape == "square":
+        return [(-.84 * r, -.84 * r), (.84 * r, -.84 * r), (.84 * r, .84 * r), (-.84 * r, .84 * r)]
+    if shape == "triangle":
+        return [(x, y + .15 * r) for x, y in ring(3, 1.15 * r)]
+    if shape == "star":
+        return [ring(10, (1.15 if i % 2 == 0 else .46) * r)[i] for i in range(10)]
+    a, b = r, .34 * r                                                                         # cross
+    return [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+
+
+def draw(scene: Scene, size=CANVAS) -> Image.Image:
+    """Anti-aliased: every mask is drawn at four times the resolution and averaged."""
+    upper, lower = (np.array(c, np.float32) for c in scene.background)
+    t = np.linspace(0, 1, size, dtype=np.float32)
+    t = (t[:, None, None] + t[None, :, None]) / 2
+    picture = Image.fromarray((upper + (lower - upper) * t + .5).astype(np.uint8))
+    scale = size / CANVAS
+    for o in scene.objects:
+        reach = int(1.3 * o.radius * scale) + 2
+        left, top = int(o.x * scale) - reach, int(o.y * scale) - reach
+        mask = Image.new("L", (8 * reach, 8 * reach))
+        at = lambda dx, dy: (4 * ((o.x + dx) * scale - left), 4 * ((o.y + dy) * scale - top))
+        if o.shape == "circle":
+            ImageDraw.Draw(mask).ellipse([*at(-o.radius, -o.radius), *at(o.radius, o.radius)], fill=255)
+        else:
+            ImageDraw.Draw(mask).polygon([at(*corner) for corner in _outline(o.shape, o.radius)], fill=255)
+        picture.paste(o.rgb, (left, top), mask.reduce(4))
+    return picture
+
+
+# --- captions -------------------------------------------------------------------------------------------------------
+
+CAPTION_PROMPTS = ["Provide a one-sentence caption for the provided image.", "Describe the picture.", "What is in this image?"]
+
+
+def _phrase(o):
+    return f"a {o.size} {o.colour} {o.shape} at the {o.side}"
+
+
+def caption(scene: Scene) -> str:
+    named = [_phrase(o) for o in scene.objects]
+    text = named[0] if len(named) == 1 else ", ".join(named[:-1]) + " and " + named[-1]
+    return text[0].upper() + text[1:] + "."
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."          # LLaVA-1.5's suffix for short answers
+
+WORDINGS = {
+    "shape": ["What shape is {a}?", "What is the shape of {a}?", "Which shape does {a} have?"],
+    "colour": ["What colour is {a}?", "What is the colour of {a}?", "Which colour does {a} have?"],
+    "size": ["What size is {a}?", "Is {a} small or large?", "Is {a} large or small?"],
+    "left-right": ["Is {a} on the left or on the right?", "Is {a} on the left or the right side of the picture?",
+                   "On which side is {a}, left or right?"],
+    "top-bottom": ["Is {a} at the top or at the bottom?", "Is {a} in the top or the bottom half of the picture?",
+                   "Where is {a}, at the top or at the bottom?"],
+    "exist": ["Is there {a}?", "Is there {a} in the picture?", "Does the image contain {a}?", "Can you see {a}?"],
+    "count": ["How many {a} are there?", "How many {a} are in the picture?", "How many {a} can you see?",
+              "What is the number of {a}?"],
+    "closest": ["What {what} is the object closest to {a}?", "What is the {what} of the object closest to {a}?",
+                "What is the {what} of the object nearest to {a}?", "Which {what} does the object nearest to {a} have?"],
+    "farthest": ["What {what} is the object farthest from {a}?", "What is the {what} of the object farthest from {a}?",
+                 "What is the {what} of the object furthest from {a}?", "Which {what} does the object farthest from {a} have?"],
+    "same": ["How many other objects have the same {what} as {a}?", "How many other objects are there with the {what} of {a}?",
+             "How many other objects share the {what} of {a}?"],
+    "beside": ["Is {a} to the {side} of {b}?", "Is {a} {side} of {b}?", "Is {a} further {side} than {b}?"],
+    "above": ["Is {a} {side} {b}?", "Is {a} {further} than {b}?"],
+    "larger": ["Is {a} {more} than {b}?"],
+    "describe": ["Describe {a}.", "What is {a}?", "Where is {a}?"],
+}
+
+
+def _choose(rng, options):
+    return options[rng.integers(len(options))]
+
+
+def _matches(o, words):
+    return all(getattr(o, attribute) == word for attribute, word in words.items())
+
+
+def _name(words, plural=False):
+    noun = words.get("shape", "object")
+    if plural:
+        noun += "es" if noun == "cross" else "s"
+    return " ".join(words[k] for k in ("size", "colour") if k in words) + (" " if len(words) > ("shape" in words) else "") + noun
+
+
+def _refer(rng, scene, o, hidden=None):
+    """Words that fit this object alone and do not use the attribute `hidden`, or None."""
+    fitting = []
+    for attributes in (["colour"], ["shape"], ["colour", "shape"], ["size", "shape"], ["size", "colour"]):
+        words = {a: getattr(o, a) for a in attributes}
+        if hidden not in attributes and sum(_matches(other, words) for other in scene.objects) == 1:
+            fitting.append("the " + _name(words))
+    return _choose(rng, fitting) if fitting else None
+
+
+def ask(rng, scene: Scene, kind: str):
+    """(question, answer) of this kind, or None if the random choices led to no clear question."""
+    objects = scene.objects
+    o = _choose(rng, objects)
+    words = {}                                                                                # the wording's blanks
+    if kind in ("shape", "colour", "size", "left-right", "top-bottom"):
+        words["a"] = _refer(rng, scene, o, hidden=kind)
+        vertical, horizontal = o.side.split()
+        answer = {"left-right": horizontal, "top-bottom": vertical}.get(kind) or getattr(o, kind)
+    elif kind == "describe":
+        words["a"], answer = _refer(rng, scene, o), "A" + _phrase(o)[1:] + "."
+    elif kind == "exist":
+        # A "no" is asked about words that each occur in the picture, where it can: a question about any
+        # colour at all could often be answered without looking at shapes.
+        attributes = _choose(rng, [["shape"], ["colour"], ["colour", "shape"], ["colour", "shape"], ["size", "shape"]])
+        absent = rng.random() < 0.5
+        for _ in range(10):
+            near = rng.random() < 0.6
+            pick = {"shape": _choose(rng, objects).shape if near else _choose(rng, SHAPES),
+                    "colour": _choose(rng, objects).colour if near else _choose(rng, list(COLOURS)),
+                    "size": _choose(rng, ["small", "large"])}
+            pick = {a: pick[a] if absent else getattr(o, a) for a in attributes}
+            if any(_matches(other, pick) for other in objects) != absent:
+                break
+        else:
+            return None
+        name = _name(pick)
+        words["a"] = ("an " if name[0] in "aeiou" else "a ") + name
+        answer = "no" if absent else "yes"
+    elif kind == "count":
+        attributes = _choose(rng, [[], ["shape"], ["shape"], ["colour"], ["size"], ["colour", "shape"]])
+        pick = {a: getattr(o, a) for a in attributes}
+        if rng.random() < 0.2 and attributes:
+            pick = {a: _choose(rng, {"shape": SHAPES, "colour": list(COLOURS), "size": list(SIZES)}[a]) for a in attributes}
+        words["a"] = _name(pick, plural=True)
+        answer = str(sum(_matches(other, pick) for other in objects))
+    elif kind in ("closest", "farthest"):
+        others = sorted((p for p in objects if p is not o), key=lambda p: hypot(p.x - o.x, p.y - o.y))
+        if kind == "farthest":
+            others.reverse()
+        if len(others) < 2:
+            return None
+        first, second = (hypot(p.x - o.x, p.y - o.y) for p in others[:2])
+        if abs(first - second) < DISTANCE:
+            return None
+        words["a"], words["what"] = _refer(rng, scene, o), _choose(rng, ["shape", "colour"])
+        answer = getattr(others[0], words["what"])
+    elif kind == "same":
+        words["what"] = _choose(rng, ["shape", "colour"])
+        words["a"] = _refer(rng, scene, o, hidden=words["what"])
+        answer = str(sum(getattr(p, words["what"]) == getattr(o, words["what"]) for p in objects) - 1)
+    else:                                                                                     # beside, above, larger
+        p = _choose(rng, objects)
+        words["a"], words["b"] = _refer(rng, scene, o), _refer(rng, scene, p)
+        ahead = rng.random() < 0.5
+        if kind == "beside":
+            words["side"] = "left" if ahead else "right"
+            difference, margin = p.x - o.x, BESIDE
+        elif kind == "above":
+            words["side"] = "above" if ahead else "below"
+            words["further"] = _choose(rng, ["higher", "further up"] if ahead else ["lower", "further down"])
+            difference, margin = p.y - o.y, BESIDE
+        else:
+            words["more"] = _choose(rng, ["larger", "bigger"] if ahead else ["smaller"])
+            difference, margin = (o.size == "large") - (p.size == "large"), 1
+        if p is o or words["b"] is None or abs(difference) < margin:
+            return None
+        answer = "yes" if (difference > 0) == ahead else "no"
+    if words["a"] is None:
+        return None
+    question = _choose(rng, WORDINGS[kind]).format(**words)
+    if rng.random() < 0.5:
+        question = question.replace("colour", "color")
+    if rng.random() < 0.2:
+        question = question.replace("gray", "grey")
+    return question, answer
+
+
+def ask_any(rng, scene: Scene, kinds):
+    """(question, answer, kind), the kind drawn from `kinds`; a count if nothing can be asked (of two like objects, say)."""
+    for _ in range(50):
+        kind = _choose(rng, kinds)
+        asked = ask(rng, scene, kind)
+        if asked:
+            return *asked, kind
+    return *ask(rng, scene, "count"), "count"
