@@ -47,5 +47,5 @@ TEST_CASE("a class declared by names alone is usable once the library is there")
   CHECK(robot.pipeline == nullptr);
   CHECK(robot.see == nullptr);
   CHECK(robot.last == 0);
-  CHECK(dtype_size(robot.dtype) == 2);
+  CHECK(size_of(robot.dtype) == 2);
 }
