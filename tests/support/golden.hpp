@@ -102,7 +102,7 @@ inline chiasm::GenerateOptions options_of(const ordered_json& generate, const ch
 /// A picture of a case, as its reference saw it.
 inline chiasm::Image picture(const std::string& folder, const std::string& file, const std::string& family) {
   // The reference's own decoding of a JPEG lies beside it: the comparison is about the model.
-  const std::string decoded = folder + "/" + file.substr(0, file.rfind('.')) + ".decoded.png";
+  const std::string decoded = folder + "/" + (file.ends_with(".jpg") ? file.substr(0, file.size() - 4) : file) + ".decoded.png";
   // Most references handed the processor the file with its alpha, and present transformers lays that on white.
   const bool converted = family == "siglip" || family == "idefics" || family == "kosmos2" || family == "paligemma" || family == "qwen2_vl";
   return chiasm::load_image(std::filesystem::exists(decoded) ? decoded : folder + "/" + file, converted ? chiasm::Alpha::drop : chiasm::Alpha::white);
