@@ -17,6 +17,7 @@ from tokenizer import NEXT_PROMPT, REPLY
 
 IMAGE_SIZE, PATCH_SIZE = 64, 8
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
+# What the first steps ask: to find one object and tell about it. Questions of all kinds at once are not learnt for long.
 SIMPLE = ["shape", "colour", "size", "left-right", "top-bottom"] + 3 * ["describe"]
 SLOTS, SLOT_LENGTH, CAPTION_LENGTH = 4, 48, 70
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])       # CLIP's
@@ -28,7 +29,7 @@ FIRST_TURN = "\n{question} ASSISTANT:"
 
 def model_size(picture: Image.Image) -> np.ndarray:
     """What CLIPImageProcessor does to a square picture before it normalises: Pillow's bicubic resize."""
-    return np.asarray(picture.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+    return np.array(picture.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -104,7 +105,8 @@ class Batches(Dataset):
         slots, slot_marks = self._pad(slots, SLOT_LENGTH)
         captions, caption_marks = self._pad(captions, CAPTION_LENGTH)
         by_picture = lambda t: t.view(self.pictures + self.easy_pictures, SLOTS, SLOT_LENGTH)
-        return (torch.from_numpy(np.stack(labels)), torch.from_numpy(np.stack(pixels)), by_picture(slots), by_picture(slot_marks), captions[:, None], caption_marks[:, None])
+        return (torch.from_numpy(np.stack(labels)), torch.from_numpy(np.stack(pixels)),
+                by_picture(slots), by_picture(slot_marks), captions[:, None], caption_marks[:, None])
 
     def _fill(self, rng, ask):
         """SLOTS conversations, each of as many turns as fit."""

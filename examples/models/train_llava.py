@@ -33,7 +33,8 @@ from training import Optimizer, learning_rate, start_process
 def build(tokenizer: Tokenizer) -> LlavaForConditionalGeneration:
     text = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=160, intermediate_size=352, num_hidden_layers=4,
                        num_attention_heads=5, num_key_value_heads=5, max_position_embeddings=512, rms_norm_eps=1e-5,
-                       bos_token_id=1, eos_token_id=2, pad_token_id=tokenizer.token_to_id("<pad>"), initializer_range=0.04, tie_word_embeddings=False)
+                       bos_token_id=1, eos_token_id=2, pad_token_id=tokenizer.token_to_id("<pad>"), initializer_range=0.04,
+                       tie_word_embeddings=False)
     # The features are the last layer's: LLaVA takes the last but one because CLIP's last was trained for one pooled vector.
     return LlavaForConditionalGeneration(LlavaConfig(
         vision_config=tower_config(), text_config=text, image_token_index=tokenizer.token_to_id("<image>"), vision_feature_layer=-1,
@@ -179,6 +180,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16, help="pictures per step and process; an eighth of them easy-VQA's")
+    parser.add_argument("--simple-steps", type=int, default=8000, help="steps that ask the simple questions alone: see batches.SIMPLE")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
@@ -209,7 +211,7 @@ def main():
 
     easy = args.batch // 8
     data = batches.Batches(tokenizer, easy_vqa, seed=(1, rank), pictures=args.batch - easy, easy_pictures=easy,
-                           captioned=args.batch // 2, simple_steps=2300, label=patch_labels)
+                           captioned=args.batch // 2, simple_steps=args.simple_steps, label=patch_labels)
     loader = DataLoader(data, batch_size=None, sampler=range(start, args.steps), num_workers=1, prefetch_factor=16)
     prefix = torch.tensor([data.strips.prefix])
     compiled = torch.compile(speak)
