@@ -68,4 +68,4 @@ ask() {
 "$build/examples/caption" examples/pictures
 ask shapes-01.png "What shape is the orange object?"
 ask shapes-01.png "How many triangles can you see?"
-ask shapes-02.png "What shape is the blue object?"
+ask shapes-04.png "What is the color of the triangle?"

@@ -17,7 +17,7 @@ int main(int count, char** arguments) {
       if (!entry.is_regular_file() || entry.file_size() > largest) continue;
       std::ifstream stream(entry.path(), std::ios::binary);
       const std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
-      for (const std::size_t parts : {1, 2, 3, 5}) {
+      for (const std::size_t parts : {1u, 2u, 3u, 5u}) {
         // A buffer of exactly this size, so that AddressSanitizer sees a read past the end.
         const std::vector<char> input(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(bytes.size() / parts));
         LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(input.data()), input.size());

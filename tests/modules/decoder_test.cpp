@@ -68,7 +68,7 @@ TEST_CASE("a prompt in pieces gives what it gives in one go") {
     chiasm::KvCache whole = decoder.new_cache(), pieces = decoder.new_cache();
     const chiasm::Tensor expected = run(ctx, decoder, prompt, whole);
     std::size_t done = 0;
-    for (const std::size_t count : {4, 1, 1, 6, 1}) {
+    for (const std::size_t count : {4u, 1u, 1u, 6u, 1u}) {
       const chiasm::Tensor part = run(ctx, decoder, std::span(prompt).subspan(done, count), pieces);
       CHECK(largest_difference(part, expected.slice(done, count)) < 2e-5);
       done += count;

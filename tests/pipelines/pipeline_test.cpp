@@ -117,7 +117,7 @@ TEST_CASE("an answer ends before a stop string, wherever tokens break it") {
 TEST_CASE("a callback ends the answer") {
   const chiasm::Pipeline lm = chiasm::load(stories());
   chiasm::Context ctx = lm.new_context();
-  for (const std::size_t beams : {1, 2}) {
+  for (const std::size_t beams : {1u, 2u}) {
     std::size_t pieces = 0;
     std::string streamed;
     chiasm::GenerateOptions options = exactly(80);

@@ -15,11 +15,12 @@ import torch
 import transformers
 
 import dual_encoder
+import edited
 import language_model
 import llava
 from reference import COMMITTED, MAJOR
 
-FAMILIES = (dual_encoder, language_model, llava)
+FAMILIES = (dual_encoder, language_model, llava, edited)
 
 
 def build(family, case, folder):

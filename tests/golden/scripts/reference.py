@@ -1,5 +1,6 @@
 """What all families share: pictures, weights, tokenizer files, recorded generations, and the two files that hold the expectations."""
 
+import copy
 import json
 import math
 import os
@@ -156,15 +157,12 @@ def write_tokenizer(name, folder, **changes):
 
 def generate(model, inputs, eos_token_id, **arguments):
     """`eos_token_id=None` never stops: generate() would take None for "as generation_config says", so it is set there."""
+    model = copy.deepcopy(model)  # dynamic rope remembers the longest sequence of earlier calls
     config = model.generation_config
-    saved = config.eos_token_id, config.pad_token_id
     config.eos_token_id = eos_token_id
     if config.pad_token_id is None:
         config.pad_token_id = 0
-    try:
-        return model.generate(**inputs, do_sample=False, return_dict_in_generate=True, output_logits=True, output_scores=True, **arguments)
-    finally:
-        config.eos_token_id, config.pad_token_id = saved
+    return model.generate(**inputs, do_sample=False, return_dict_in_generate=True, output_logits=True, output_scores=True, **arguments)
 
 
 def new_tokens(output, inputs):
@@ -173,7 +171,8 @@ def new_tokens(output, inputs):
 
 def margin(output):
     """The smallest distance between the best and the second-best score of a step."""
-    best = torch.topk(torch.stack(output.scores)[:, 0].float(), 2, dim=-1).values
+    scores = torch.nan_to_num(torch.stack(output.scores)[:, 0].float(), neginf=-1e9)  # of forbidden tokens
+    best = torch.topk(scores, 2, dim=-1).values
     return float((best[..., 0] - best[..., 1]).min())
 
 

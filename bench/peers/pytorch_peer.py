@@ -1,0 +1,122 @@
+"""The work of bench/models in PyTorch, with the classes of transformers and random weights.
+
+Serves run.py over a pipe: says which versions it is made of once the model stands, then answers each line
+{"work": name, "seconds": s} with {"mean": seconds of one call, "best": of the fastest}.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+import torch
+import transformers
+
+
+def fill(model):
+    """Random weights from one block that repeats: initialising a billion numbers one by one takes longer than measuring."""
+    block = torch.randn(65537, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.1
+            repeats = -(-parameter.numel() // block.numel())
+            values = (block * scale).to(parameter.dtype).repeat(repeats)[: parameter.numel()]
+            parameter.copy_(values.view(parameter.shape))
+    return model.eval()
+
+
+def without_initialisation(cls):
+    cls._init_weights = lambda self, module: None
+    return cls
+
+
+class Encoder:
+    """A CLIP vision tower; with `projector`, the two layers of LLaVA-1.5 behind it."""
+
+    def __init__(self, projector, **config):
+        size = config["image_size"]
+        self.vit = fill(without_initialisation(transformers.CLIPVisionModel)(transformers.CLIPVisionConfig(**config)))
+        self.projector = None
+        if projector:
+            self.projector = fill(torch.nn.Sequential(torch.nn.Linear(config["hidden_size"], projector), torch.nn.GELU(),
+                                                      torch.nn.Linear(projector, projector)))
+        self.pixels = torch.randn(1, 3, size, size).to(torch.get_default_dtype())
+
+    def encode(self):
+        seen = self.vit(pixel_values=self.pixels).last_hidden_state
+        return seen if self.projector is None else self.projector(seen[:, 1:])
+
+
+class Llama:
+    def __init__(self, **config):
+        self.lm = fill(without_initialisation(transformers.LlamaForCausalLM)(transformers.LlamaConfig(**config)))
+        self.past = None
+
+    def prefill(self, length):
+        ids = (1 + torch.arange(length) * 7919 % 31000).unsqueeze(0)
+        return self.lm(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+    def decode(self, length):
+        if self.past is None:
+            self.past = self.prefill(length).past_key_values
+        output = self.lm(input_ids=torch.tensor([[1]]), past_key_values=self.past, use_cache=True)
+        self.past.crop(-1)
+        return output
+
+
+# The tower of LLaVA-1.5 has 24 blocks, of which the last is not needed: here it is left out.
+MODELS = {
+    "vit_l_336": lambda: Encoder(4096, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
+                                 image_size=336, patch_size=14),
+    "vit_b_224": lambda: Encoder(None, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                                 image_size=224, patch_size=16),
+    "llama_1b": lambda: Llama(vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+                              num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048),
+}
+WORK = {
+    "encode": lambda model: model.encode(),
+    "prefill_128": lambda model: model.prefill(128),
+    "prefill_512": lambda model: model.prefill(512),
+    "decode_128": lambda model: model.decode(128),
+}
+
+
+def measure(call, seconds):
+    """As bench/models does it: calls for at least `seconds`, after one that does not count."""
+    call()
+    times = []
+    while sum(times) < seconds:
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return {"mean": statistics.mean(times), "best": min(times)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("dtype", choices=["f32", "bf16"])
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+
+    # Whatever a library prints goes to stderr: stdout belongs to the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    torch.set_num_threads(arguments.threads)
+    torch.set_default_dtype({"f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype])
+    for layer in (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d, torch.nn.LayerNorm):
+        layer.reset_parameters = lambda self: None
+    with torch.inference_mode():
+        model = MODELS[arguments.model]()
+        print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}), file=answers, flush=True)
+        for line in sys.stdin:
+            request = json.loads(line)
+            result = measure(lambda: WORK[request["work"]](model), request["seconds"])
+            print(json.dumps(result), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
