@@ -23,46 +23,24 @@ class Clip : public DualEncoderModel {
   const TextTower& text_model() const noexcept { return text_model_; }
   std::size_t max_length() const noexcept override { return text_model_.config().max_position_embeddings; }
 
-  Tensor embed_images(Context& ctx, View pixels) const override {  // (N, 3, H, W) -> (N, E)
-    Tensor pooled;
-    {
-      const Context::Scope scope(ctx, "vision");
-      const Tensor x = vision_model_(ctx, pixels);                 // (N, T, D)
-      ctx.observe("last_hidden_state", x);
-      pooled = visual_projection_(ctx, vision_model_.post_layernorm(ctx, class_tokens(ctx, x)));
-      ctx.observe("pooler_output", pooled);
-    }
-    normalise_rows(ctx, pooled);
-    ctx.observe("image_embeds", pooled);
-    return pooled;
-  }
-
-  Tensor embed_texts(Context& ctx, const TextBatch& texts) const override {  // N texts -> (N, E)
-    Tensor pooled;
-    {
-      const Context::Scope scope(ctx, "text");
-      const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
-      Tensor ends = ctx.empty(Shape{x.shape()[0], x.columns()});               // (N, D)
-      for (std::size_t n = 0; n < ends.rows(); ++n)
-        std::memcpy(ends.row(n), x.row(n * texts.length + end_of_text(texts.ids.subspan(n * texts.length, texts.length))), x.columns() * sizeof(float));
-      pooled = text_projection_(ctx, ends);
-      ctx.observe("pooler_output", pooled);
-    }
-    normalise_rows(ctx, pooled);
-    ctx.observe("text_embeds", pooled);
-    return pooled;
-  }
-
  private:
+  Tensor pool_images(Context& ctx, View pixels) const override {  // (N, 3, H, W) -> (N, E)
+    const Tensor x = vision_model_(ctx, pixels);                  // (N, T, D)
+    ctx.observe("last_hidden_state", x);
+    const Tensor class_tokens = pick(ctx, x, [](std::size_t) { return std::size_t{0}; });
+    return visual_projection_(ctx, vision_model_.post_layernorm(ctx, class_tokens));
+  }
+
+  Tensor pool_texts(Context& ctx, const TextBatch& texts) const override {   // N texts -> (N, E)
+    const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
+    const Tensor ends = pick(ctx, x, [&](std::size_t n) { return end_of_text(texts.ids.subspan(n * texts.length, texts.length)); });
+    return text_projection_(ctx, ends);
+  }
+
   /// Old files may hold `text_config_dict` and `vision_config_dict`; these then count, with class defaults for what they leave out.
   static Json part(const Json& config, std::string_view key) {
     const Json old = config.find(std::string(key) + "_dict");
     return old.is_object() ? old : config.find(key);
-  }
-  static Tensor class_tokens(Context& ctx, View x) {  // (N, T, D) -> (N, D)
-    Tensor y = ctx.empty(Shape{x.shape()[0], x.columns()});
-    for (std::size_t n = 0; n < y.rows(); ++n) std::memcpy(y.row(n), x.row(n * x.shape()[1]), x.columns() * sizeof(float));
-    return y;
   }
 
   /// The text's vector is that of its first end token. Released configurations say 2 there, which is not the id: then the end is where the

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <chiasm/core/context.hpp>
+#include <chiasm/core/function_ref.hpp>
 #include <chiasm/core/token_id.hpp>
 #include <chiasm/core/weights.hpp>
 #include <chiasm/kernels/table.hpp>
 
 #include <cmath>
+#include <cstring>
 #include <span>
+#include <string_view>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -23,8 +26,12 @@ class DualEncoderModel {
   virtual ~DualEncoderModel() = default;
 
   /// Rows of length 1.
-  virtual Tensor embed_images(Context& ctx, View pixels) const = 0;             // (N, 3, H, W) -> (N, E)
-  virtual Tensor embed_texts(Context& ctx, const TextBatch& texts) const = 0;   // N texts -> (N, E)
+  Tensor embed_images(Context& ctx, View pixels) const {                        // (N, 3, H, W) -> (N, E)
+    return embed(ctx, "vision", "image_embeds", [&] { return pool_images(ctx, pixels); });
+  }
+  Tensor embed_texts(Context& ctx, const TextBatch& texts) const {              // N texts -> (N, E)
+    return embed(ctx, "text", "text_embeds", [&] { return pool_texts(ctx, texts); });
+  }
 
   /// scale * image . text + bias for every pair.
   Tensor logits_per_image(Context& ctx, View images, View texts) const {        // (N, E), (M, E) -> (N, M)
@@ -58,12 +65,31 @@ class DualEncoderModel {
   /// A learned number, stored with shape () or (1). Throws WeightError.
   static float scalar(const Weights& w, std::string_view name) { return w.get(name).reshape(Shape{1}).to_f32().data()[0]; }
 
-  static void normalise_rows(Context& ctx, Tensor& x) {
-    for (std::size_t i = 0; i < x.rows(); ++i)
-      ctx.kernels().scale(1.0f / std::sqrt(ctx.kernels().dot(x.row(i), x.row(i), x.columns())), x.row(i), x.row(i), x.columns());
+  /// The towers' vectors before they are brought to length 1.
+  virtual Tensor pool_images(Context& ctx, View pixels) const = 0;             // (N, 3, H, W) -> (N, E)
+  virtual Tensor pool_texts(Context& ctx, const TextBatch& texts) const = 0;   // N texts -> (N, E)
+
+  /// One row of each sequence: position `position(n)` of sequence n.
+  static Tensor pick(Context& ctx, View x, FunctionRef<std::size_t(std::size_t n)> position) {  // (N, T, D) -> (N, D)
+    Tensor y = ctx.empty(Shape{x.shape()[0], x.columns()});
+    for (std::size_t n = 0; n < y.rows(); ++n) std::memcpy(y.row(n), x.row(n * x.shape()[1] + position(n)), x.columns() * sizeof(float));
+    return y;
   }
 
  private:
+  Tensor embed(Context& ctx, std::string_view tower, std::string_view name, FunctionRef<Tensor()> pool) const {
+    Tensor x;
+    {
+      const Context::Scope scope(ctx, tower);
+      x = pool();
+      ctx.observe("pooler_output", x);
+    }
+    for (std::size_t i = 0; i < x.rows(); ++i)
+      ctx.kernels().scale(1.0f / std::sqrt(ctx.kernels().dot(x.row(i), x.row(i), x.columns())), x.row(i), x.row(i), x.columns());
+    ctx.observe(name, x);
+    return x;
+  }
+
   float scale_, bias_;
   bool sigmoid_;
 };

@@ -61,37 +61,19 @@ class Siglip : public DualEncoderModel {
   const TextTower& text_model() const noexcept { return text_model_; }
   std::size_t max_length() const noexcept override { return text_model_.config().max_position_embeddings; }
 
-  Tensor embed_images(Context& ctx, View pixels) const override {  // (N, 3, H, W) -> (N, E)
-    Tensor pooled;
-    {
-      const Context::Scope scope(ctx, "vision");
-      const Tensor x = vision_model_.post_layernorm(ctx, vision_model_(ctx, pixels));  // (N, T, D)
-      ctx.observe("last_hidden_state", x);
-      pooled = head_(ctx, x);
-      ctx.observe("pooler_output", pooled);
-    }
-    normalise_rows(ctx, pooled);
-    ctx.observe("image_embeds", pooled);
-    return pooled;
+ private:
+  Tensor pool_images(Context& ctx, View pixels) const override {                       // (N, 3, H, W) -> (N, E)
+    const Tensor x = vision_model_.post_layernorm(ctx, vision_model_(ctx, pixels));    // (N, T, D)
+    ctx.observe("last_hidden_state", x);
+    return head_(ctx, x);
   }
 
   /// Texts must be padded to max_length(): the vector is that of the last position.
-  Tensor embed_texts(Context& ctx, const TextBatch& texts) const override {  // N texts -> (N, E)
-    Tensor pooled;
-    {
-      const Context::Scope scope(ctx, "text");
-      const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
-      Tensor last = ctx.empty(Shape{x.shape()[0], x.columns()});               // (N, D)
-      for (std::size_t n = 0; n < last.rows(); ++n) std::memcpy(last.row(n), x.row((n + 1) * texts.length - 1), x.columns() * sizeof(float));
-      pooled = text_head_(ctx, last);
-      ctx.observe("pooler_output", pooled);
-    }
-    normalise_rows(ctx, pooled);
-    ctx.observe("text_embeds", pooled);
-    return pooled;
+  Tensor pool_texts(Context& ctx, const TextBatch& texts) const override {   // N texts -> (N, E)
+    const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
+    return text_head_(ctx, pick(ctx, x, [&](std::size_t) { return texts.length - 1; }));
   }
 
- private:
   Siglip(const Weights& w, const VitConfig& vision, const TextTowerConfig& text)
       : DualEncoderModel(std::exp(scalar(w, "logit_scale")), scalar(w, "logit_bias"), true),
         vision_model_(w / "vision_model", vision),
