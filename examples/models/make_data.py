@@ -24,7 +24,7 @@ def ask_each_kind(rng, scene, kinds):
     for kind in kinds:
         asked = next(filter(None, (world.ask(rng, scene, kind) for _ in range(10))), None)
         if asked:
-            yield [*asked, kind]
+            yield asked.question, asked.answer, kind
 
 
 def describe(scene):

@@ -28,9 +28,9 @@ def _texts(other_questions):
     texts = [start + prompt + " ASSISTANT: " + world.caption(world.sample_scene(rng))
              for start in ("\n", "USER: ") for prompt in world.CAPTION_PROMPTS for _ in range(200)]
     for _ in range(8000):
-        question, answer, _ = world.ask_any(rng, world.sample_scene(rng), world.KINDS)
-        texts.append(f"\n{question}{world.SHORT_ANSWER} ASSISTANT: {answer}")
-        texts.append(f"USER: {question} ASSISTANT: {answer}")
+        asked = world.ask_any(rng, world.sample_scene(rng), world.KINDS)
+        texts.append(f"\n{asked.question}{world.SHORT_ANSWER} ASSISTANT: {asked.answer}")
+        texts.append(f"USER: {asked.question} ASSISTANT: {asked.answer}")
     return texts + [f"\n{question} ASSISTANT: {answer}" for question, answer in other_questions]
 
 

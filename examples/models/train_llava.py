@@ -1,6 +1,6 @@
 """Trains a small LLaVA-1.5 (arXiv:2310.03744) on the world of shapes and on easy-VQA, and saves it in Hugging Face's format.
 
-    torchrun --nproc-per-node 2 train_llava.py --tower RUN/tower.pt --easy-vqa EASY_VQA --state RUN --out shapes-llava --steps 20000
+    torchrun --nproc-per-node 2 train_llava.py --from RUN/tower.pt --easy-vqa EASY_VQA --state RUN --out shapes-llava --steps 20000
 
 With --resume it continues from the folder of --state. The learning rate is constant until the last quarter of the steps, then falls to
 zero; a run that is resumed before that quarter, with more --steps, continues as if they had been asked for at first.
@@ -26,7 +26,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 import batches
 import tokenizer as words
 import world
-from train_tower import config as tower_config, heads, patch_labels, see, tutor_for, tutor_losses
+from train_tower import RANK, config as tower_config, easy_vqa_labels, heads, patch_labels, see, tutor_for, tutor_losses
 from training import Optimizer, learning_rate, start_process
 
 
@@ -47,7 +47,9 @@ def build(tokenizer: Tokenizer) -> LlavaForConditionalGeneration:
 # fused kernel at these sizes.
 
 def llama_layer(layer, x, rotary, past=None):
-    """x (..., T, D), and the keys and values before x, (..., heads, P, d), that each strip of x continues."""
+    """x (..., T, D), and the keys and values before x, (..., heads, P, d), that each strip of x continues.
+
+    Returns the new x; its keys and values, or where past is given the attention (..., heads, T, P) to what came before."""
     attention, h = layer.self_attn, layer.input_layernorm(x)
     count = attention.config.num_attention_heads
     q, k, v = (heads(linear, h, count) for linear in (attention.q_proj, attention.k_proj, attention.v_proj))
@@ -56,22 +58,24 @@ def llama_layer(layer, x, rotary, past=None):
     causal = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool).triu(1)
     scores = (q @ k.mT).float().masked_fill(causal, float("-inf"))                             # (..., heads, T, T)
     if past is None:
-        mixed = scores.softmax(-1).to(v.dtype) @ v
+        mixed, told = scores.softmax(-1).to(v.dtype) @ v, (k, v)
     else:
         # The strips of one picture share its keys: their queries, (B, heads, S*T, d), meet them in one product.
         pictures, strips, _, length, _ = q.shape
         together = lambda t: t.transpose(1, 2).flatten(2, 3)
         apart = lambda t: t.unflatten(2, (strips, length)).transpose(1, 2)
         before = apart(together(q) @ past[0].mT).float()                                       # (B, S, heads, T, P)
-        p = torch.cat([before, scores], -1).softmax(-1).to(v.dtype)
         seen = before.shape[-1]
+        p = torch.cat([before, scores], -1).softmax(-1)
+        told, p = p[..., :seen], p.to(v.dtype)
         mixed = apart(together(p[..., :seen]) @ past[1]) + p[..., seen:] @ v
     x = x + attention.o_proj(mixed.transpose(-2, -3).flatten(-2))
-    return x + layer.mlp(layer.post_attention_layernorm(x)), (k, v)
+    return x + layer.mlp(layer.post_attention_layernorm(x)), told
 
 
 def speak(model, prefix_ids, pixels, *strips):
-    """The patches, and the final hidden states of each group of strips, (b, S, T) -> (b, S, T, D); b <= B, the pictures."""
+    """The patches (B, 64, D), and for each group of strips, (b, S, T) with b <= B, the final hidden states, (b, S, T, D),
+    the attention of the pointing heads to the prefix, (layers, b, S, heads, T, P), and the hidden states after them."""
     llama = model.model.language_model
     patches = see(model.model.vision_tower, pixels)
     opening = llama.embed_tokens(prefix_ids).expand(len(patches), -1, -1)
@@ -79,19 +83,48 @@ def speak(model, prefix_ids, pixels, *strips):
     seen = prefix.shape[1]
     cos, sin = llama.rotary_emb(prefix, torch.arange(seen + max(t.shape[-1] for t in strips))[None])
     rotary = lambda start, length: (cos[0, start:start + length], sin[0, start:start + length])
-    texts = [llama.embed_tokens(t) for t in strips]
-    for layer in llama.layers:
+    texts, pointing, read = [llama.embed_tokens(t) for t in strips], [[] for _ in strips], [None for _ in strips]
+    for number, layer in enumerate(llama.layers):
         prefix, (k, v) = llama_layer(layer, prefix, [t[None] for t in rotary(0, seen)])
         for i, text in enumerate(texts):
             past = k[:len(text)], v[:len(text)]
-            texts[i], _ = llama_layer(layer, text, [t[None, None] for t in rotary(seen, text.shape[2])], past)
-    return patches, *(llama.norm(text) for text in texts)
+            texts[i], attention = llama_layer(layer, text, [t[None, None] for t in rotary(seen, text.shape[2])], past)
+            if number in POINTING_LAYERS:
+                pointing[i].append(attention[:, :, :POINTING_HEADS])
+                read[i] = texts[i]
+    return patches, *((llama.norm(text), torch.stack(attention), hidden) for text, attention, hidden in zip(texts, pointing, read))
+
+
+def pointing_loss(attention, looks, ranks):
+    """How little of the attention (layers, b, S, heads, T, P) is where the looks (b, S, T) want it, given the rank (B, 64) of
+    the object that each patch shows. The patches are the prefix' last tokens; its first stands for "nowhere"."""
+    picture, strip, token = looks.nonzero(as_tuple=True)
+    seen, wanted = attention[:, picture, strip, :, token], looks[picture, strip, token]        # (tokens, layers, heads, P)
+    shown = ranks[picture]
+    hit = torch.cat([wanted[:, None] == batches.NOWHERE, torch.zeros(len(wanted), seen.shape[-1] - 1 - shown.shape[1], dtype=torch.bool),
+                     (shown >= 0) & (wanted[:, None] >> shown.clamp(min=0) & 1).bool()], 1)
+    return -((seen * hit[:, None, None]).sum(-1) + 1e-6).log().mean()
+
+
+def reading_loss(reader, hidden, looks, labels):
+    """How badly a linear head reads, from the hidden states (b, S, T, D) of words that name one object, the labels (B, 64, labels) of
+    that object's patches: what the pointing heads should have brought there."""
+    picture, strip, token = ((looks > 0) & (looks < batches.NOWHERE) & (looks & looks - 1 == 0)).nonzero(as_tuple=True)
+    shows = labels[picture, :, RANK] == looks[picture, strip, token].float().log2().round()[:, None]
+    known = shows.any(1)
+    wanted = labels[picture, shows.int().argmax(1)]                                            # (words, labels)
+    return tutor_losses(reader, hidden[picture, strip, token][known][None], wanted[known][None]).sum()
 
 
 def predictions(model, hidden, ids, marks):
     """Logits and targets of the marked tokens."""
     before = marks[..., 1:]
     return model.lm_head(hidden[..., :-1, :][before]), ids[..., 1:][before]
+
+
+# In these layers the first heads are taught where to look, for a word that names objects (see batches.py), and a second tutor, the reader, asks
+# that word what has been seen there. Left to itself the language model needs very long to discover that words point at places.
+POINTING_LAYERS, POINTING_HEADS = (1, 2), 2
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -103,23 +136,21 @@ def check(model, tokenizer, pictures=300):
     A reply is greedy-decoded correctly if and only if each of its tokens is the most likely one after the right ones
     before it, so one forward pass per question is enough.
     """
-    strips, prefix = batches.Strips(tokenizer), None
+    strips = batches.Strips(tokenizer)
+    prefix = torch.tensor([strips.prefix])
     rng = np.random.default_rng(2**40)
     right = {kind: [] for kind in world.KINDS + ["caption"]}
     for _ in range(pictures):
         scene = world.sample_scene(rng)
-        asked = [(kind, world.ask(rng, scene, kind)) for kind in world.KINDS]
-        asked = [(kind, *qa) for kind, qa in asked if qa] + [("caption", world.CAPTION_PROMPTS[0], world.caption(scene))]
+        asked = list(filter(None, (world.ask(rng, scene, kind) for kind in world.KINDS)))
+        asked.append(world.Asked(world.CAPTION_PROMPTS[0], world.caption(scene), "caption", [], []))
         pixels = torch.from_numpy(batches.model_size(world.draw(scene)))[None]
-        ids = strips.turns([qa for _, *qa in asked], first=True)
-        marks = [strips.is_reply(s) for s in ids]
-        length = max(map(len, ids))
-        ids = torch.tensor([s + [0] * (length - len(s)) for s in ids])[None]
-        marks = torch.tensor([m + [False] * (length - len(m)) for m in marks])[None]
-        _, hidden = speak(model, torch.tensor([strips.prefix]), batches.normalise(pixels), ids)
+        turns = list(strips.turns(asked, first=True))
+        ids, _, marks = (t[None] for t in strips.pad(turns, max(len(ids) for ids, _ in turns)))
+        _, (hidden, *_) = speak(model, prefix, batches.normalise(pixels), ids)
         correct = model.lm_head(hidden[:, :, :-1]).argmax(-1) == ids[:, :, 1:]
-        for (kind, *_), ok in zip(asked, (correct | ~marks[:, :, 1:]).all(-1)[0]):
-            right[kind].append(ok.item())
+        for a, ok in zip(asked, (correct | ~marks[:, :, 1:]).all(-1)[0]):
+            right[a.kind].append(ok.item())
     mean = lambda kinds: float(np.mean([r for kind in kinds for r in right[kind]]))
     return mean(world.NON_RELATIONAL), mean(world.RELATIONAL), mean(["caption"]), {k: round(mean([k]), 3) for k in right}
 
@@ -174,7 +205,7 @@ def export(model, tokenizer, weights, folder: Path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", type=Path, help="train_tower.py's result")
+    parser.add_argument("--from", dest="origin", type=Path, help="what to begin with: train_tower.py's result, or a model folder to train further")
     parser.add_argument("--easy-vqa", type=Path, required=True, help="easy-VQA's data folder, with train/ inside")
     parser.add_argument("--state", type=Path, required=True, help="folder for the training state")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
@@ -189,48 +220,55 @@ def main():
     args.state.mkdir(parents=True, exist_ok=True)
     easy_vqa = batches.EasyVqa(args.easy_vqa / "train")
     tokenizer_file = args.state / "tokenizer.json"
-    if rank == 0 and not tokenizer_file.exists():
+    further = args.origin and args.origin.is_dir()
+    if rank == 0 and further:
+        tokenizer_file.write_bytes((args.origin / "tokenizer.json").read_bytes())
+    elif rank == 0 and not tokenizer_file.exists():
         words.train(sorted({qa for asked in easy_vqa.questions.values() for qa in asked})).save(str(tokenizer_file))
     if processes > 1:
         dist.barrier()
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
 
-    model = build(tokenizer)
-    tutor = tutor_for(model.model.vision_tower)
-    optimizer, start = Optimizer([model, tutor], unused=["post_layernorm"]), 0
+    model = LlavaForConditionalGeneration.from_pretrained(args.origin, dtype=torch.float32) if further else build(tokenizer)
+    tutor, reader, start = tutor_for(model.model.vision_tower), tutor_for(model.model.language_model), 0
+    if args.origin and not further:
+        state = torch.load(args.origin)
+        model.model.vision_tower.load_state_dict(state["averaged"])
+        tutor.load_state_dict(state["tutor"])
+    optimizer = Optimizer([model, tutor, reader], unused=["post_layernorm"])
     if args.resume:
         state = torch.load(args.state / "state.pt")
         model.load_state_dict(state["model"])
         tutor.load_state_dict(state["tutor"])
+        reader.load_state_dict(state["reader"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    else:
-        state = torch.load(args.tower)
-        model.model.vision_tower.load_state_dict(state["averaged"])
-        tutor.load_state_dict(state["tutor"])
 
     easy = args.batch // 8
     data = batches.Batches(tokenizer, easy_vqa, seed=(1, rank), pictures=args.batch - easy, easy_pictures=easy,
-                           captioned=args.batch // 2, simple_steps=args.simple_steps, label=patch_labels)
+                           captioned=args.batch // 2, simple_steps=args.simple_steps, label=patch_labels,
+                           easy_label=easy_vqa_labels)
     loader = DataLoader(data, batch_size=None, sampler=range(start, args.steps), num_workers=1, prefetch_factor=16)
     prefix = torch.tensor([data.strips.prefix])
     compiled = torch.compile(speak)
     judge = build(tokenizer).eval()
 
     losses, clock = [], time.time()
-    for step, (labels, pixels, slots, slot_marks, captions, caption_marks) in enumerate(loader, start):
+    for step, (labels, pixels, *strips) in enumerate(loader, start):
         with torch.autocast("cpu", torch.bfloat16):
-            patches, of_slots, of_captions = compiled(model, prefix, batches.normalise(pixels), slots, captions)
-            pairs = [predictions(model, of_slots, slots, slot_marks), predictions(model, of_captions, captions, caption_marks)]
-            patch_loss = tutor_losses(tutor, patches[:len(labels)], labels).sum()
-        answer_loss, caption_loss = (F.cross_entropy(logits.float(), targets) for logits, targets in pairs)
-        optimizer.step(answer_loss + caption_loss + patch_loss, learning_rate(step, args.steps, args.lr), step)
-        losses.append((answer_loss.item(), caption_loss.item(), patch_loss.item()))
+            patches, *spoken = compiled(model, prefix, batches.normalise(pixels), *(ids for ids, _, _ in strips))
+            pairs = [predictions(model, hidden, ids, marks) for (hidden, *_), (ids, _, marks) in zip(spoken, strips)]
+            patch_loss = tutor_losses(tutor, patches, labels).sum()
+            read = sum(reading_loss(reader, hidden, looks, labels) for (_, _, hidden), (_, looks, _) in zip(spoken, strips))
+        told = [F.cross_entropy(logits.float(), targets) for logits, targets in pairs]
+        pointed = [pointing_loss(attention, looks, labels[..., RANK]) for (_, attention, _), (_, looks, _) in zip(spoken, strips)]
+        optimizer.step(sum(told) + sum(pointed) + 0.3 * read + patch_loss, learning_rate(step, args.steps, args.lr), step)
+        losses.append([loss.item() for loss in (*told, *pointed, read / len(strips), patch_loss)])
 
         if rank == 0 and (step + 1) % 100 == 0:
-            answers, captions_, seen = np.mean(losses, 0)
-            print(f"step {step + 1}  answers {answers:.4f}  captions {captions_:.4f}  patches {seen:.3f}  "
-                  f"{(time.time() - clock) * 10:.0f} ms/step", flush=True)
+            answers, captions_, *pointed, read, seen = np.mean(losses, 0)
+            print(f"step {step + 1}  answers {answers:.4f}  captions {captions_:.4f}  pointing {pointed[0]:.3f} {pointed[1]:.3f}  "
+                  f"reading {read:.3f}  patches {seen:.3f}  {(time.time() - clock) * 10:.0f} ms/step", flush=True)
             losses, clock = [], time.time()
         if rank == 0 and ((step + 1) % 500 == 0 or step + 1 == args.steps):
             averaged = optimizer.averaged()
@@ -239,7 +277,7 @@ def main():
             print(f"step {step + 1}  non-relational {simple:.4f}  relational {relational:.4f}  captions {captions_right:.4f}  {kinds}",
                   flush=True)
             export(judge, tokenizer, averaged, args.out)
-            torch.save({"model": model.state_dict(), "tutor": tutor.state_dict(), "optimizer": optimizer.state_dict(),
+            torch.save({"model": model.state_dict(), "tutor": tutor.state_dict(), "reader": reader.state_dict(), "optimizer": optimizer.state_dict(),
                         "step": step + 1}, args.state / "state.part")
             (args.state / "state.part").replace(args.state / "state.pt")
             clock = time.time()

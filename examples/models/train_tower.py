@@ -21,11 +21,13 @@ import batches
 import world
 from training import Optimizer, learning_rate, start_process
 
+SHAPES, COLOURS = world.SHAPES + ["rectangle"], [*world.COLOURS, "teal", "brown"]              # easy-VQA's too
 PATCH_LABELS = {                                               # and how many classes each has
-    "object": 2, "shape": len(world.SHAPES), "colour": len(world.COLOURS), "size": 2, "rank": 6, "same shape": 6, "same colour": 6,
-    "closest shape": len(world.SHAPES), "closest colour": len(world.COLOURS),
-    "farthest shape": len(world.SHAPES), "farthest colour": len(world.COLOURS),
+    "object": 2, "shape": len(SHAPES), "colour": len(COLOURS), "size": 2, "rank": 6, "same shape": 6, "same colour": 6,
+    "closest shape": len(SHAPES), "closest colour": len(COLOURS), "farthest shape": len(SHAPES), "farthest colour": len(COLOURS),
+    "same shape and colour": 6, "same size": 6, "others": 6, "row": 6,
 }
+RANK = list(PATCH_LABELS).index("rank")
 UNKNOWN = -100                                                 # cross_entropy's ignore_index
 
 
@@ -33,19 +35,20 @@ def patch_labels(scene: world.Scene) -> np.ndarray:
     """(patches, labels). Background patches have an "object" label, 0, and no other."""
     labels = np.full((batches.IMAGE_TOKENS, len(PATCH_LABELS)), UNKNOWN)
     labels[:, 0] = 0
-    shape, colour = lambda o: world.SHAPES.index(o.shape), lambda o: list(world.COLOURS).index(o.colour)
+    shape, colour = lambda o: SHAPES.index(o.shape), lambda o: COLOURS.index(o.colour)
+    alike = lambda o, *attributes: sum(all(getattr(p, a) == getattr(o, a) for a in attributes) for p in scene.objects) - 1
     side = batches.IMAGE_SIZE // batches.PATCH_SIZE
     step = world.CANVAS / side
     rows, columns = np.divmod(np.arange(batches.IMAGE_TOKENS), side)
     owner_distance = np.full(batches.IMAGE_TOKENS, np.inf)
     for rank, o in enumerate(scene.objects):
-        known = [1, shape(o), colour(o), int(o.size == "large"), rank,
-                 sum(p.shape == o.shape for p in scene.objects) - 1, sum(p.colour == o.colour for p in scene.objects) - 1]
+        known = [1, shape(o), colour(o), int(o.size == "large"), rank, alike(o, "shape"), alike(o, "colour")]
         others = sorted((hypot(p.x - o.x, p.y - o.y), i) for i, p in enumerate(scene.objects) if p is not o)
         for best, second in ((0, 1), (-1, -2)):
             clear = len(others) > 1 and abs(others[best][0] - others[second][0]) >= world.DISTANCE
             p = scene.objects[others[best][1]] if clear else None
             known += [shape(p), colour(p)] if clear else [UNKNOWN, UNKNOWN]
+        known += [alike(o, "shape", "colour"), alike(o, "size"), len(scene.objects) - 1, sum(p.y < o.y for p in scene.objects)]
         # A patch shows the object if its square comes within 0.7 radii of the object's centre.
         dx = np.maximum(np.abs((columns + .5) * step - o.x) - step / 2, 0)
         dy = np.maximum(np.abs((rows + .5) * step - o.y) - step / 2, 0)
@@ -53,6 +56,17 @@ def patch_labels(scene: world.Scene) -> np.ndarray:
         shows = (distance < 0.7) & (distance < owner_distance)
         owner_distance[shows] = distance[shows]
         labels[shows] = known
+    return labels
+
+
+def easy_vqa_labels(pixels: np.ndarray, shape, colour) -> np.ndarray:
+    """patch_labels of an easy-VQA picture: one object on a plain background. What is not known of it is None."""
+    side, size = batches.IMAGE_SIZE // batches.PATCH_SIZE, batches.PATCH_SIZE
+    drawn = (np.abs(pixels.astype(int) - pixels[0, 0]).sum(-1) > 30).reshape(side, size, side, size).mean((1, 3)).flatten()
+    labels = np.full((batches.IMAGE_TOKENS, len(PATCH_LABELS)), UNKNOWN)
+    labels[:, 0] = 0
+    labels[drawn >= min(0.25, drawn.max()), :RANK + 1] = [
+        1, SHAPES.index(shape) if shape else UNKNOWN, COLOURS.index(colour) if colour else UNKNOWN, UNKNOWN, 0]
     return labels
 
 
@@ -74,8 +88,8 @@ def config():
                             image_size=batches.IMAGE_SIZE, patch_size=batches.PATCH_SIZE, projection_dim=160)
 
 
-def tutor_for(tower):
-    return torch.nn.Linear(tower.config.hidden_size, sum(PATCH_LABELS.values()))
+def tutor_for(model):
+    return torch.nn.Linear(model.config.hidden_size, sum(PATCH_LABELS.values()))
 
 
 def tutor_losses(tutor, patches, labels):

@@ -13,6 +13,7 @@ Lengths are in units of a 128 x 128 canvas. The margins below make every questio
 """
 from dataclasses import dataclass
 from math import cos, hypot, pi, sin
+from string import Formatter
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -29,7 +30,9 @@ SIDE, ORDER, BESIDE, DISTANCE, GAP = 7, 4, 12, 12, 4
 NON_RELATIONAL = ["shape", "colour", "size", "left-right", "top-bottom", "exist", "count"]
 RELATIONAL = ["closest", "farthest", "same", "beside", "above", "larger"]
 KINDS = NON_RELATIONAL + RELATIONAL
-# "describe" is for training alone: it is answered with the caption's words for that object, four labels instead of one.
+# For training alone, each answered with several words where the kinds above give one: "describe" tells the caption's words for
+# an object, "compare" how it lies to another one and which is larger, "neighbour" the colour and shape of the closest or farthest.
+LESSONS = ["describe", "compare", "neighbour"]
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,20 @@ def _phrase(o):
     return f"a {o.size} {o.colour} {o.shape} at the {o.side}"
 
 
+def describe(scene: Scene, indices) -> tuple:
+    """The caption's words for the objects with these indices, and where a writer looks: [(start, end, (index,))], in
+    characters. The look rests on an object up to the last word about it."""
+    text, looks = "", []
+    for place, i in enumerate(indices):
+        text += "" if place == 0 else " and " if place == len(indices) - 1 else ", "
+        phrase = _phrase(scene.objects[i])
+        looks.append((len(text), len(text) + phrase.rindex(" "), (i,)))
+        text += phrase
+    return text[0].upper() + text[1:] + ".", looks
+
+
 def caption(scene: Scene) -> str:
-    named = [_phrase(o) for o in scene.objects]
-    text = named[0] if len(named) == 1 else ", ".join(named[:-1]) + " and " + named[-1]
-    return text[0].upper() + text[1:] + "."
+    return describe(scene, range(len(scene.objects)))[0]
 
 
 # --- questions ------------------------------------------------------------------------------------------------------
@@ -158,6 +171,8 @@ WORDINGS = {
     "above": ["Is {a} {side} {b}?", "Is {a} {further} than {b}?"],
     "larger": ["Is {a} {more} than {b}?"],
     "describe": ["Describe {a}.", "What is {a}?", "Where is {a}?"],
+    "compare": ["What is {a} to {b}?"],
+    "neighbour": ["What is the object {what} {a}?", "What is {what} {a}?"],
 }
 
 
@@ -186,17 +201,28 @@ def _refer(rng, scene, o, hidden=None):
     return _choose(rng, fitting) if fitting else None
 
 
+@dataclass(frozen=True)
+class Asked:
+    question: str
+    answer: str
+    kind: str
+    meant: list            # [(start, end, indices)]: the objects that the characters up to `end` name; none, for a "no"
+    looks: list            # the same of the answer: see describe
+
+
 def ask(rng, scene: Scene, kind: str):
-    """(question, answer) of this kind, or None if the random choices led to no clear question."""
+    """A question of this kind, or None if the random choices led to no clear question."""
     objects = scene.objects
     o = _choose(rng, objects)
-    words = {}                                                                                # the wording's blanks
+    words, looks = {}, []                                                                     # the wording's blanks
+    meant = {"a": lambda p: p is o}                                                           # which objects they name
     if kind in ("shape", "colour", "size", "left-right", "top-bottom"):
         words["a"] = _refer(rng, scene, o, hidden=kind)
         vertical, horizontal = o.side.split()
         answer = {"left-right": horizontal, "top-bottom": vertical}.get(kind) or getattr(o, kind)
     elif kind == "describe":
-        words["a"], answer = _refer(rng, scene, o), "A" + _phrase(o)[1:] + "."
+        words["a"] = _refer(rng, scene, o)
+        answer, looks = describe(scene, [objects.index(o)])
     elif kind == "exist":
         # A "no" is asked about words that each occur in the picture, where it can: a question about any
         # colour at all could often be answered without looking at shapes.
@@ -214,6 +240,7 @@ def ask(rng, scene: Scene, kind: str):
             return None
         name = _name(pick)
         words["a"] = ("an " if name[0] in "aeiou" else "a ") + name
+        meant["a"] = lambda p: _matches(p, pick)
         answer = "no" if absent else "yes"
     elif kind == "count":
         attributes = _choose(rng, [[], ["shape"], ["shape"], ["colour"], ["size"], ["colour", "shape"]])
@@ -221,54 +248,72 @@ def ask(rng, scene: Scene, kind: str):
         if rng.random() < 0.2 and attributes:
             pick = {a: _choose(rng, {"shape": SHAPES, "colour": list(COLOURS), "size": list(SIZES)}[a]) for a in attributes}
         words["a"] = _name(pick, plural=True)
+        meant["a"] = lambda p: _matches(p, pick)
         answer = str(sum(_matches(other, pick) for other in objects))
-    elif kind in ("closest", "farthest"):
+    elif kind in ("closest", "farthest", "neighbour"):
+        way = _choose(rng, ["closest", "farthest"]) if kind == "neighbour" else kind
         others = sorted((p for p in objects if p is not o), key=lambda p: hypot(p.x - o.x, p.y - o.y))
-        if kind == "farthest":
+        if way == "farthest":
             others.reverse()
         if len(others) < 2:
             return None
         first, second = (hypot(p.x - o.x, p.y - o.y) for p in others[:2])
         if abs(first - second) < DISTANCE:
             return None
-        words["a"], words["what"] = _refer(rng, scene, o), _choose(rng, ["shape", "colour"])
-        answer = getattr(others[0], words["what"])
+        words["a"] = _refer(rng, scene, o)
+        if kind == "neighbour":
+            words["what"] = _choose(rng, ["closest to", "nearest to"] if way == "closest" else ["farthest from", "furthest from"])
+            answer = f"{others[0].colour} {others[0].shape}"
+        else:
+            words["what"] = _choose(rng, ["shape", "colour"])
+            answer = getattr(others[0], words["what"])
     elif kind == "same":
         words["what"] = _choose(rng, ["shape", "colour"])
         words["a"] = _refer(rng, scene, o, hidden=words["what"])
         answer = str(sum(getattr(p, words["what"]) == getattr(o, words["what"]) for p in objects) - 1)
-    else:                                                                                     # beside, above, larger
+    else:                                                                                     # beside, above, larger, compare
         p = _choose(rng, objects)
         words["a"], words["b"] = _refer(rng, scene, o), _refer(rng, scene, p)
-        ahead = rng.random() < 0.5
-        if kind == "beside":
-            words["side"] = "left" if ahead else "right"
-            difference, margin = p.x - o.x, BESIDE
-        elif kind == "above":
-            words["side"] = "above" if ahead else "below"
-            words["further"] = _choose(rng, ["higher", "further up"] if ahead else ["lower", "further down"])
-            difference, margin = p.y - o.y, BESIDE
+        meant["b"] = lambda other: other is p
+        if kind == "compare":
+            found = [(p.x - o.x, BESIDE, "left", "right"), (p.y - o.y, BESIDE, "above", "below"),
+                     ((o.size == "large") - (p.size == "large"), 1, "larger", "smaller")]
+            answer = " ".join(more if difference > 0 else less for difference, margin, more, less in found if abs(difference) >= margin)
+            clear = answer != ""
         else:
-            words["more"] = _choose(rng, ["larger", "bigger"] if ahead else ["smaller"])
-            difference, margin = (o.size == "large") - (p.size == "large"), 1
-        if p is o or words["b"] is None or abs(difference) < margin:
+            ahead = rng.random() < 0.5
+            if kind == "beside":
+                words["side"] = "left" if ahead else "right"
+                difference, margin = p.x - o.x, BESIDE
+            elif kind == "above":
+                words["side"] = "above" if ahead else "below"
+                words["further"] = _choose(rng, ["higher", "further up"] if ahead else ["lower", "further down"])
+                difference, margin = p.y - o.y, BESIDE
+            else:
+                words["more"] = _choose(rng, ["larger", "bigger"] if ahead else ["smaller"])
+                difference, margin = (o.size == "large") - (p.size == "large"), 1
+            answer = "yes" if (difference > 0) == ahead else "no"
+            clear = abs(difference) >= margin
+        if p is o or words["b"] is None or not clear:
             return None
-        answer = "yes" if (difference > 0) == ahead else "no"
     if words["a"] is None:
         return None
-    question = _choose(rng, WORDINGS[kind]).format(**words)
-    if rng.random() < 0.5:
-        question = question.replace("colour", "color")
-    if rng.random() < 0.2:
-        question = question.replace("gray", "grey")
-    return question, answer
+    wording = _choose(rng, WORDINGS[kind])
+    colour = "color" if rng.random() < 0.5 else "colour"
+    gray = "grey" if rng.random() < 0.2 else "gray"
+    question, names = "", []
+    for text, blank, *_ in Formatter().parse(wording):
+        question += text + (words[blank] if blank else "")
+        question = question.replace("colour", colour).replace("gray", gray)
+        if blank in meant:
+            names.append((len(question) - 1, len(question), tuple(i for i, p in enumerate(objects) if meant[blank](p))))
+    return Asked(question, answer, kind, names, looks)
 
 
 def ask_any(rng, scene: Scene, kinds):
-    """(question, answer, kind), the kind drawn from `kinds`; a count if nothing can be asked (of two like objects, say)."""
+    """A question of a kind drawn from `kinds`; a count if nothing can be asked (of two like objects, say)."""
     for _ in range(50):
-        kind = _choose(rng, kinds)
-        asked = ask(rng, scene, kind)
+        asked = ask(rng, scene, _choose(rng, kinds))
         if asked:
-            return *asked, kind
-    return *ask(rng, scene, "count"), "count"
+            return asked
+    return ask(rng, scene, "count")

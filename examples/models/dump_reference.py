@@ -1,0 +1,190 @@
+"""Writes what Hugging Face transformers computes for a model folder, a picture and a prompt, stage by stage, for
+
+    chiasm_inspect MODEL --compare OUT
+
+    python dump_reference.py MODEL --picture cat.jpg --prompt "What is the cat doing?" --output OUT      LLaVA, LLaVA-NeXT
+    python dump_reference.py MODEL --prompt "Once upon a time" --output OUT                              Llama, Mistral, Qwen2
+    python dump_reference.py MODEL --picture cat.jpg --text "a cat" --text "a dog" --output OUT          CLIP, SigLIP
+
+OUT gets expected.safetensors (the stages), case.json (what was asked, and the answer) and the picture as it was read. A prompt goes
+through the chat template as a user's turn, unless --raw says that it is what the model reads, placeholders included.
+Needs: pip install torch torchvision transformers safetensors pillow
+"""
+
+import argparse
+import json
+import os
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+import transformers
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+
+torch.set_grad_enabled(False)
+FIRST_LAYERS = {"CLIPVisionModel": "pre_layrnorm", "SiglipVisionModel": "embeddings"}
+
+
+class Dump:
+    def __init__(self):
+        self.tensors = {}
+
+    def add(self, name, tensor):
+        tensor = tensor.detach().clone().contiguous()
+        self.tensors[name] = tensor.float() if tensor.is_floating_point() else tensor.to(torch.int64)
+
+
+def load(model_class, folder):
+    return model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def read_pictures(paths, out):
+    """The pictures, upright and in RGB; OUT gets the same pixels, so that no decoder is compared."""
+    pictures, names = [], []
+    for i, path in enumerate(paths):
+        pictures.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        names.append(f"picture{i}.png")
+        pictures[-1].save(out / names[-1])
+    return pictures, names
+
+
+def words(folder, arguments, holder, pictures):
+    """The prompt as the model reads it, before a placeholder is repeated."""
+    prompt = arguments.prompt or ""
+    if arguments.raw or getattr(holder, "chat_template", None) is None:
+        return prompt
+    content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": prompt}] if pictures else prompt
+    try:
+        return holder.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    except Exception:  # templates for plain text
+        content = "<image>\n" * len(pictures) + prompt
+        return holder.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+
+
+def watch(model, modules, seen):
+    """Keeps the first output of each module, as {stage: module}."""
+    def keeper(stage):
+        def keep(module, arguments, output):
+            seen.setdefault(stage, output[0] if isinstance(output, tuple) else output)
+        return keep
+
+    return [module.register_forward_hook(keeper(stage)) for stage, module in modules.items()]
+
+
+def blocks_of(tower):
+    """Module path -> stage, of a vision tower of CLIP or SigLIP, whatever wraps it."""
+    named = dict(tower.named_modules())
+    layers = next(path for path in named if path.endswith("encoder.layers") or path == "encoder.layers")
+    stages = {f"vision.layer.{i}": block for i, block in enumerate(named[layers])}
+    first = next((path for path in named if path.endswith("pre_layrnorm")), None) or next(path for path in named if path.split(".")[-1] == "embeddings")
+    return {"vision.embeddings": named[first], **stages}
+
+
+def dump_generator(arguments, config, out):
+    sees = hasattr(config, "vision_config")
+    if sees:
+        model = load(transformers.AutoModelForImageTextToText, arguments.model)
+        holder = transformers.AutoProcessor.from_pretrained(arguments.model, backend="pil")
+        tokenizer = holder.tokenizer
+    else:
+        model = load(transformers.AutoModelForCausalLM, arguments.model)
+        holder = tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
+    pictures, names = read_pictures(arguments.picture, out)
+    prompt = words(arguments.model, arguments, holder, pictures)
+    # A template that writes the first token itself must not get a second one.
+    bos = tokenizer.bos_token
+    if bos and prompt.startswith(bos) and tokenizer(prompt.removeprefix(bos))["input_ids"] == tokenizer(prompt, add_special_tokens=False)["input_ids"]:
+        prompt = prompt.removeprefix(bos)
+    text = dict(text=prompt, return_tensors="pt")
+    inputs = holder(images=pictures, **text) if pictures else tokenizer(**text)
+    inputs = {k: v for k, v in inputs.items() if k in ("input_ids", "attention_mask", "pixel_values", "image_sizes")}
+
+    dump, seen, modules = Dump(), {}, {}
+    if sees:
+        modules = {"projector": model.model.multi_modal_projector, **blocks_of(model.model.vision_tower)}
+    hooks = watch(model, modules, seen)
+    output = model(**inputs, output_hidden_states=True, return_dict=True)
+    for hook in hooks:
+        hook.remove()
+    for name, tensor in inputs.items():
+        dump.add(f"input.{name}", tensor)
+    for name, tensor in seen.items():
+        dump.add(f"input.{name}", tensor)
+    features = getattr(output, "image_hidden_states", None)
+    if features is not None:
+        dump.add("input.image_features", torch.cat(list(features)) if isinstance(features, (list, tuple)) else features)
+    for i, state in enumerate(output.hidden_states):
+        dump.add(f"input.lm.hidden.{i}", state)
+    dump.add("input.logits", output.logits)
+
+    runs = []
+    if arguments.max_new_tokens > 0:
+        eos = model.generation_config.eos_token_id
+        # Nothing but the end token of the checkpoint's own generation_config: plain greedy search.
+        model.generation_config = transformers.GenerationConfig(eos_token_id=eos, pad_token_id=tokenizer.pad_token_id or 0)
+        answer = model.generate(**inputs, do_sample=False, max_new_tokens=arguments.max_new_tokens)
+        ids = answer[0, inputs["input_ids"].shape[1]:].tolist()
+        runs.append({"name": "greedy", "input": "input", "generate": {"max_new_tokens": arguments.max_new_tokens, "eos_token_id": eos},
+                     "output_ids": ids, "text": tokenizer.decode(ids, skip_special_tokens=True)})
+    return dump, {"name": "input", "prompt": prompt, "images": names}, runs
+
+
+def dump_dual_encoder(arguments, config, out):
+    model = load(transformers.AutoModel, arguments.model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
+    processor = transformers.AutoImageProcessor.from_pretrained(arguments.model, backend="pil")
+    pictures, names = read_pictures(arguments.picture, out)
+    texts = arguments.text or ["a photo of a cat", "a photo of a dog"]
+    longest = config.text_config.max_position_embeddings
+    siglip = config.model_type == "siglip"
+    padding = dict(padding="max_length", max_length=longest, truncation=True) if siglip else dict(padding=True, max_length=longest, truncation=True)
+    text = tokenizer(texts, return_tensors="pt", **padding)
+    text = {k: text[k] for k in (("input_ids",) if siglip else ("input_ids", "attention_mask"))}
+    pixels = processor(pictures, return_tensors="pt")["pixel_values"]
+    output = model(pixel_values=pixels, **text, output_hidden_states=True)
+
+    dump = Dump()
+    dump.add("pixel_values", pixels)
+    for name, tensor in text.items():
+        dump.add(f"text.{name}", tensor)
+    for tower, states in (("vision", output.vision_model_output), ("text", output.text_model_output)):
+        for i, state in enumerate(states.hidden_states):
+            dump.add(f"{tower}.hidden.{i}", state)
+        dump.add(f"{tower}.last_hidden_state", states.last_hidden_state)
+        dump.add(f"{tower}.pooler_output", states.pooler_output)
+    for name in ("image_embeds", "text_embeds", "logits_per_image", "logits_per_text"):
+        dump.add(name, getattr(output, name))
+    return dump, {"name": "text", "texts": texts, "images": names}, []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder of a checkpoint")
+    parser.add_argument("--picture", action="append", default=[], help="a picture (may be given several times)")
+    parser.add_argument("--prompt", help="what a user says")
+    parser.add_argument("--raw", action="store_true", help="the prompt is what the model reads: no chat template")
+    parser.add_argument("--text", action="append", default=[], help="a text for CLIP or SigLIP (may be given several times)")
+    parser.add_argument("--max-new-tokens", type=int, default=16, help="length of the greedy answer that is recorded, too (0: none)")
+    parser.add_argument("--output", required=True, type=Path, help="folder to be written")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    config = transformers.AutoConfig.from_pretrained(arguments.model)
+    dual = config.model_type in ("clip", "siglip")
+    if dual and not arguments.picture:
+        parser.error("a dual encoder wants --picture")
+    if not dual and arguments.prompt is None:
+        parser.error("--prompt is missing")
+    dump, asked, runs = (dump_dual_encoder if dual else dump_generator)(arguments, config, arguments.output)
+    save_file(dump.tensors, arguments.output / "expected.safetensors")
+    case = {"format": 1, "family": config.model_type, "model": str(Path(arguments.model).resolve()), "inputs": [asked], "runs": runs,
+            "reference": {"transformers": transformers.__version__, "torch": torch.__version__}}
+    (arguments.output / "case.json").write_text(json.dumps(case, indent=1, ensure_ascii=False))
+    print(f"{arguments.output}: {len(dump.tensors)} tensors" + "".join(f"; answer: {run['text']!r}" for run in runs))
+
+
+if __name__ == "__main__":
+    main()
