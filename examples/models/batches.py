@@ -24,8 +24,9 @@ IMAGE_SIZE, PATCH_SIZE = 64, 8
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 # What the first steps ask: to find one object and tell about it. Questions of all kinds at once are not learnt for long.
 SIMPLE = ["shape", "colour", "size", "left-right", "top-bottom"] + 3 * ["describe"]
-# And what the others ask: most are about two objects, which take longest to learn.
-ALL = world.NON_RELATIONAL + 2 * world.RELATIONAL + ["describe"] + 2 * ["compare", "neighbour"]
+# And what the others ask: most are about two objects, and those most that take longest to learn.
+ALL = (world.NON_RELATIONAL + 5 * ["closest", "farthest", "above"] + ["same", "larger"] + 3 * ["beside"]
+       + ["describe", "compare"] + 2 * ["neighbour", "either"])
 SLOTS, SLOT_LENGTH, CAPTION_LENGTH = 4, 48, 70
 NOWHERE = 1 << 6
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])       # CLIP's

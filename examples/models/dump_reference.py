@@ -26,7 +26,6 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 torch.set_grad_enabled(False)
-FIRST_LAYERS = {"CLIPVisionModel": "pre_layrnorm", "SiglipVisionModel": "embeddings"}
 
 
 class Dump:
@@ -42,6 +41,16 @@ def load(model_class, folder):
     return model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def load_tokenizer(folder):
+    """As transformers loads it; where its class wants a file that is not there, tokenizer.json as it says."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError):
+        config = json.loads((Path(folder) / "tokenizer_config.json").read_text())
+        special = {key: config[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token") if config.get(key)}
+        return transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"), **special)
+
+
 def read_pictures(paths, out):
     """The pictures, upright and in RGB; OUT gets the same pixels, so that no decoder is compared."""
     pictures, names = [], []
@@ -52,7 +61,7 @@ def read_pictures(paths, out):
     return pictures, names
 
 
-def words(folder, arguments, holder, pictures):
+def words(arguments, holder, pictures):
     """The prompt as the model reads it, before a placeholder is repeated."""
     prompt = arguments.prompt or ""
     if arguments.raw or getattr(holder, "chat_template", None) is None:
@@ -92,9 +101,9 @@ def dump_generator(arguments, config, out):
         tokenizer = holder.tokenizer
     else:
         model = load(transformers.AutoModelForCausalLM, arguments.model)
-        holder = tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
+        holder = tokenizer = load_tokenizer(arguments.model)
     pictures, names = read_pictures(arguments.picture, out)
-    prompt = words(arguments.model, arguments, holder, pictures)
+    prompt = words(arguments, holder, pictures)
     # A template that writes the first token itself must not get a second one.
     bos = tokenizer.bos_token
     if bos and prompt.startswith(bos) and tokenizer(prompt.removeprefix(bos))["input_ids"] == tokenizer(prompt, add_special_tokens=False)["input_ids"]:
@@ -135,7 +144,7 @@ def dump_generator(arguments, config, out):
 
 def dump_dual_encoder(arguments, config, out):
     model = load(transformers.AutoModel, arguments.model)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
+    tokenizer = load_tokenizer(arguments.model)
     processor = transformers.AutoImageProcessor.from_pretrained(arguments.model, backend="pil")
     pictures, names = read_pictures(arguments.picture, out)
     texts = arguments.text or ["a photo of a cat", "a photo of a dog"]

@@ -211,7 +211,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16, help="pictures per step and process; an eighth of them easy-VQA's")
-    parser.add_argument("--simple-steps", type=int, default=8000, help="steps that ask the simple questions alone: see batches.SIMPLE")
+    parser.add_argument("--simple-steps", type=int, default=1000, help="steps that ask the simple questions alone: see batches.SIMPLE")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()

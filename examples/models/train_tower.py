@@ -25,7 +25,7 @@ SHAPES, COLOURS = world.SHAPES + ["rectangle"], [*world.COLOURS, "teal", "brown"
 PATCH_LABELS = {                                               # and how many classes each has
     "object": 2, "shape": len(SHAPES), "colour": len(COLOURS), "size": 2, "rank": 6, "same shape": 6, "same colour": 6,
     "closest shape": len(SHAPES), "closest colour": len(COLOURS), "farthest shape": len(SHAPES), "farthest colour": len(COLOURS),
-    "same shape and colour": 6, "same size": 6, "others": 6, "row": 6,
+    "same shape and colour": 6, "same size": 6, "others": 6, "row": 6, "x": 16, "y": 16,
 }
 RANK = list(PATCH_LABELS).index("rank")
 UNKNOWN = -100                                                 # cross_entropy's ignore_index
@@ -48,7 +48,8 @@ def patch_labels(scene: world.Scene) -> np.ndarray:
             clear = len(others) > 1 and abs(others[best][0] - others[second][0]) >= world.DISTANCE
             p = scene.objects[others[best][1]] if clear else None
             known += [shape(p), colour(p)] if clear else [UNKNOWN, UNKNOWN]
-        known += [alike(o, "shape", "colour"), alike(o, "size"), len(scene.objects) - 1, sum(p.y < o.y for p in scene.objects)]
+        known += [alike(o, "shape", "colour"), alike(o, "size"), len(scene.objects) - 1, sum(p.y < o.y for p in scene.objects),
+                  int(16 * o.x / world.CANVAS), int(16 * o.y / world.CANVAS)]
         # A patch shows the object if its square comes within 0.7 radii of the object's centre.
         dx = np.maximum(np.abs((columns + .5) * step - o.x) - step / 2, 0)
         dy = np.maximum(np.abs((rows + .5) * step - o.y) - step / 2, 0)

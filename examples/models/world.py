@@ -30,9 +30,10 @@ SIDE, ORDER, BESIDE, DISTANCE, GAP = 7, 4, 12, 12, 4
 NON_RELATIONAL = ["shape", "colour", "size", "left-right", "top-bottom", "exist", "count"]
 RELATIONAL = ["closest", "farthest", "same", "beside", "above", "larger"]
 KINDS = NON_RELATIONAL + RELATIONAL
-# For training alone, each answered with several words where the kinds above give one: "describe" tells the caption's words for
-# an object, "compare" how it lies to another one and which is larger, "neighbour" the colour and shape of the closest or farthest.
-LESSONS = ["describe", "compare", "neighbour"]
+# For training alone. Three are answered with several words where the kinds above give one: "describe" tells the caption's words for an
+# object, "compare" how it lies to another one and which is larger, "neighbour" the colour and shape of the closest or farthest.
+# "either" asks what "beside", "above" and "larger" ask, but is answered with the word itself: a "yes" or "no" is this and one thing more.
+LESSONS = ["describe", "compare", "neighbour", "either"]
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ WORDINGS = {
     "larger": ["Is {a} {more} than {b}?"],
     "describe": ["Describe {a}.", "What is {a}?", "Where is {a}?"],
     "compare": ["What is {a} to {b}?"],
+    "either": ["Is {a} {one} or {other} {b}?"],
     "neighbour": ["What is the object {what} {a}?", "What is {what} {a}?"],
 }
 
@@ -271,15 +273,20 @@ def ask(rng, scene: Scene, kind: str):
         words["what"] = _choose(rng, ["shape", "colour"])
         words["a"] = _refer(rng, scene, o, hidden=words["what"])
         answer = str(sum(getattr(p, words["what"]) == getattr(o, words["what"]) for p in objects) - 1)
-    else:                                                                                     # beside, above, larger, compare
+    else:                                                                                     # beside, above, larger, compare, either
         p = _choose(rng, objects)
         words["a"], words["b"] = _refer(rng, scene, o), _refer(rng, scene, p)
         meant["b"] = lambda other: other is p
-        if kind == "compare":
+        if kind in ("compare", "either"):
             found = [(p.x - o.x, BESIDE, "left", "right"), (p.y - o.y, BESIDE, "above", "below"),
                      ((o.size == "large") - (p.size == "large"), 1, "larger", "smaller")]
-            answer = " ".join(more if difference > 0 else less for difference, margin, more, less in found if abs(difference) >= margin)
-            clear = answer != ""
+            clear = [(more, less) if difference > 0 else (less, more) for difference, margin, more, less in found if abs(difference) >= margin]
+            answer = " ".join(word for word, _ in clear)
+            if kind == "either" and clear:
+                options = _choose(rng, clear)
+                answer = options[0]
+                words["one"], words["other"] = options if rng.random() < 0.5 else options[::-1]
+                words["other"] += {"left": " of", "right": " of", "larger": " than", "smaller": " than"}.get(answer, "")
         else:
             ahead = rng.random() < 0.5
             if kind == "beside":
