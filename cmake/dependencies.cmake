@@ -57,6 +57,10 @@ if(JPEG_FOUND AND NOT DEFINED CHIASM_LIBJPEG_TURBO)
   unset(CMAKE_REQUIRED_LIBRARIES)
 endif()
 
+if(NOT TARGET WebP::webp)
+  find_package(WebP QUIET MODULE)
+endif()
+
 if(CHIASM_BUILD_TESTS)
   find_package(Catch2 QUIET)
   if(NOT Catch2_FOUND)

@@ -12,7 +12,7 @@ usage() {
 }
 [ $# -eq 1 ] || usage
 
-packages="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libstb-dev libcli11-dev libjpeg-dev"
+packages="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libstb-dev libcli11-dev libjpeg-dev libwebp-dev"
 case $1 in
   demo) preset=demo ;;
   test) preset=dev packages="$packages catch2 libbenchmark-dev clang" ;;
@@ -68,4 +68,6 @@ ask() {
 "$build/examples/caption" examples/pictures
 ask shapes-01.png "What shape is the orange object?"
 ask shapes-01.png "How many triangles can you see?"
+ask shapes-02.png "Is the blue star to the left of the large cross?"
 ask shapes-04.png "What is the color of the triangle?"
+ask shapes-05.png "What shape is the object closest to the small red object?"

@@ -16,12 +16,14 @@ bool starts_with_any(const std::string& text, const std::vector<std::string>& pr
 std::vector<std::string> headers() {
   std::vector<std::string> files = library_files({".hpp"});
   // Fragments of one header; they are compiled with it.
-  std::erase_if(files, [](const std::string& file) { return starts_with_any(file, {"impl/"}) || (!has_jpeg && file == "io/jpeg_turbo.hpp"); });
+  std::erase_if(files, [](const std::string& file) {
+    return starts_with_any(file, {"impl/"}) || (!has_jpeg && file == "io/jpeg_turbo.hpp") || (!has_webp && file == "io/webp.hpp");
+  });
   return files;
 }
 
 /// Public headers in the sense of compile time: what a user's translation unit pays for with chiasm::compiled.
-bool is_light(const std::string& file) { return !starts_with_any(file, {"kernels/target/", "kernels/portable.hpp", "interop/", "io/image_file.hpp", "io/jpeg_turbo.hpp"}); }
+bool is_light(const std::string& file) { return !starts_with_any(file, {"kernels/target/", "kernels/portable.hpp", "interop/", "io/image_file.hpp", "io/jpeg_turbo.hpp", "io/webp.hpp"}); }
 
 /// Compiles a translation unit that is one header and nothing else.
 Result compile_alone(const std::string& compiler, const std::string& unit, const std::string& header, const std::string& flags) {
@@ -73,10 +75,10 @@ TEST_CASE("all headers in two translation units of one program", "[two_units]") 
   const std::string scratch = std::string(scratch_dir) + "/two_units/";
   write_text(scratch + "one.cpp", all_headers() + "void other();\nint main() { other(); return chiasm::Json::parse(\"[1, 2]\").size() == 2 ? 0 : 1; }\n");
   write_text(scratch + "two.cpp", all_headers() + "void other();\nvoid other() { (void)chiasm::Json::parse(\"{}\").dump(); }\n");
-  const std::string jpeg = has_jpeg ? " -ljpeg" : "";
+  const std::string decoders = std::string(has_jpeg ? " -ljpeg" : "") + (has_webp ? " -lwebp" : "");
   for (const std::string flavour : {"", "-DCHIASM_COMPILED"}) {
     const std::string library = flavour.empty() ? "" : compiled_library;
-    const Result result = run("cd " + scratch + " && " + compilers[0] + warnings + flavour + " -O0 " + include_flags + " one.cpp two.cpp -o both " + library + jpeg +
+    const Result result = run("cd " + scratch + " && " + compilers[0] + warnings + flavour + " -O0 " + include_flags + " one.cpp two.cpp -o both " + library + decoders +
                               " -pthread && ./both");
     INFO("flavour '" << flavour << "'\n" << result.output);
     CHECK(result.status == 0);

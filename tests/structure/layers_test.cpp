@@ -85,7 +85,8 @@ TEST_CASE("the umbrella header holds every public header but the optional decode
   const std::set<std::string> included(names.begin(), names.end());
   for (const std::string& file : library_files({".hpp"})) {
     const std::string folder = folder_of(file);
-    const bool expected = rank.count(folder) == 1 && folder != "kernels" && folder != "interop" && file != "io/image_file.hpp" && file != "io/jpeg_turbo.hpp";
+    const bool expected = rank.count(folder) == 1 && folder != "kernels" && folder != "interop" && file != "io/image_file.hpp" && file != "io/jpeg_turbo.hpp" &&
+                          file != "io/webp.hpp";
     if (!expected) continue;
     INFO(file);
     CHECK(included.count("chiasm/" + file) == 1);

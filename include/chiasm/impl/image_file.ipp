@@ -5,7 +5,11 @@
 #include <chiasm/impl/image/jpeg.ipp>
 #include <chiasm/impl/image/png.ipp>
 #include <chiasm/impl/image/pnm.ipp>
+#include <chiasm/impl/image/tiff.ipp>
 #include <chiasm/io/image_file.hpp>
+#ifdef CHIASM_HAS_WEBP
+#include <chiasm/io/webp.hpp>
+#endif
 
 #include <algorithm>
 #include <fstream>
@@ -41,17 +45,23 @@ inline DecodedImage decode_image(const ImageBytes& file, bool keep_alpha) {
   if (file.starts_with("GIF87a") || file.starts_with("GIF89a")) return decode_gif(file, keep_alpha);
   if (file.starts_with("BM")) return decode_bmp(file, keep_alpha);
   if (file.size > 2 && file.data[0] == 'P' && file.data[1] >= '1' && file.data[1] <= '6') return decode_pnm(file);
-  if (file.starts_with("RIFF") && file.starts_with("WEBP", 8)) throw UnsupportedError(file.name + ": WebP");
-  if (file.starts_with("II*\0"sv) || file.starts_with("MM\0*"sv)) throw UnsupportedError(file.name + ": TIFF");
+  if (file.starts_with("RIFF") && file.starts_with("WEBP", 8)) {
+#ifdef CHIASM_HAS_WEBP
+    return decode_webp(file, keep_alpha);
+#else
+    throw UnsupportedError(file.name + ": WebP (chiasm::webp, with libwebp, reads it)");
+#endif
+  }
+  if (file.starts_with("II*\0"sv) || file.starts_with("MM\0*"sv)) return decode_tiff(file, keep_alpha);
   if (file.starts_with("ftyp", 4)) throw UnsupportedError(file.name + ": AVIF or HEIF");
   if (file.starts_with("\0\0\0\x0cjP  "sv) || file.starts_with("\xff\x4f\xff\x51")) throw UnsupportedError(file.name + ": JPEG 2000");
-  file.fail(0, "is no PNG, JPEG, GIF, BMP or PNM");
+  file.fail(0, "is no PNG, JPEG, GIF, BMP, PNM, TIFF or WebP");
 }
 
 }  // namespace detail
 
 inline Image load_image(std::span<const std::byte> bytes, std::string name, Alpha alpha) {
-  detail::DecodedImage decoded = detail::decode_image({reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), name}, alpha == Alpha::white);
+  detail::DecodedImage decoded = detail::decode_image({{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), name}}, alpha == Alpha::white);
   if (alpha == Alpha::white) detail::lay_on_white(decoded);
   if (decoded.orientation < 2 || decoded.orientation > 8) return std::move(decoded.image);
   return orient(decoded.image, decoded.orientation);

@@ -19,39 +19,42 @@ struct ImageProcessorClass {
   int crop;     // 0: the class does not crop
   Resample resample;
   bool openai_colours;  // CLIP's mean and deviation; otherwise 0.5
+  enum { one, padded, anyres, patches, tiles } layout = one;
   bool convert_rgb = true;
 };
 
 // Defaults of the classes in transformers 5.23.
 inline constexpr ImageProcessorClass image_processor_classes[] = {
     {"CLIPImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true},
-    {"LlavaImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true},
-    {"LlavaNextImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true},
+    {"LlavaImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true, ImageProcessorClass::padded},
+    {"LlavaNextImageProcessor", {.shortest_edge = 224}, false, 224, Resample::bicubic, true, ImageProcessorClass::anyres},
     {"SiglipImageProcessor", {.height = 224, .width = 224}, false, 0, Resample::bicubic, false},
     {"BlipImageProcessor", {.height = 384, .width = 384}, true, 0, Resample::bicubic, true},
     {"IdeficsImageProcessor", {.height = 224, .width = 224}, true, 0, Resample::bicubic, true},
-    {"ViTImageProcessor", {.height = 224, .width = 224}, true, 0, Resample::bilinear, false, false},
+    {"Idefics3ImageProcessor", {.longest_edge = 4 * 364}, true, 0, Resample::lanczos, false, ImageProcessorClass::tiles},
+    {"SmolVLMImageProcessor", {.longest_edge = 4 * 364}, true, 0, Resample::lanczos, false, ImageProcessorClass::tiles},
+    {"Qwen2VLImageProcessor", {.shortest_edge = 56 * 56, .longest_edge = 28 * 28 * 1280}, false, 0, Resample::bicubic, true, ImageProcessorClass::patches},
+    {"ViTImageProcessor", {.height = 224, .width = 224}, true, 0, Resample::bilinear, false, ImageProcessorClass::one, false},
 };
 
-CHIASM_INLINE int image_side(const Json& value) {
-  constexpr int largest = 1 << 14;
+CHIASM_INLINE int image_side(const Json& value, int largest = 1 << 14) {
   const int side = value.as<int>();
   if (side < 1 || side > largest) value.fail("is " + std::to_string(side) + ", expected 1 to " + std::to_string(largest));
   return side;
 }
 
-CHIASM_INLINE ImageSize image_size(const Json& value, bool square) {
+CHIASM_INLINE ImageSize image_size(const Json& value, bool square, int largest_edge = 1 << 14) {
   if (value.is_integer()) {
-    const int side = image_side(value);
+    const int side = image_side(value, square ? 1 << 14 : largest_edge);
     return square ? ImageSize{.height = side, .width = side} : ImageSize{.shortest_edge = side};
   }
   if (value.is_array() && value.size() == 2) return {.height = image_side(value.at(0)), .width = image_side(value.at(1))};
   if (!value.is_object()) value.fail("is no size: expected a number, [height, width] or an object");
-  const auto side = [&](std::string_view key) {
+  const auto side = [&](std::string_view key, int largest = 1 << 14) {
     const Json member = value.find(key);
-    return member.is_null() ? 0 : image_side(member);
+    return member.is_null() ? 0 : image_side(member, largest);
   };
-  return {side("height"), side("width"), side("shortest_edge"), side("longest_edge"), side("max_height"), side("max_width")};
+  return {side("height"), side("width"), side("shortest_edge", largest_edge), side("longest_edge", largest_edge), side("max_height"), side("max_width")};
 }
 
 CHIASM_INLINE std::array<double, 3> image_channels(const Json& value) {
@@ -86,6 +89,40 @@ CHIASM_INLINE std::array<std::int64_t, 2> resized(const ImageSize& size, int hei
   return {size.height, size.width};
 }
 
+// Idefics3: the long side becomes `longest`, the other one even; then none longer than 4096.
+CHIASM_INLINE std::array<std::int64_t, 2> resized_to_longest(int longest, int height, int width) {
+  double ratio = static_cast<double>(width) / height;
+  std::int64_t rows = longest, columns = longest;
+  if (width >= height)
+    rows = static_cast<std::int64_t>(longest / ratio), rows += rows % 2;
+  else
+    columns = static_cast<std::int64_t>(longest * ratio), columns += columns % 2;
+  rows = std::max<std::int64_t>(rows, 1), columns = std::max<std::int64_t>(columns, 1);
+  constexpr std::int64_t limit = 4096;
+  ratio = static_cast<double>(columns) / static_cast<double>(rows);
+  if (columns >= rows && columns > limit)
+    columns = limit, rows = static_cast<std::int64_t>(static_cast<double>(limit) / ratio);
+  else if (rows > columns && rows > limit)
+    rows = limit, columns = static_cast<std::int64_t>(static_cast<double>(limit) * ratio);
+  return {std::max<std::int64_t>(rows, 1), std::max<std::int64_t>(columns, 1)};
+}
+
+// Qwen2-VL: both sides multiples of `factor`, between `least` and `most` pixels, the shape kept as well as that goes.
+CHIASM_INLINE std::array<std::int64_t, 2> resized_to_patches(int factor, double least, double most, int height, int width) {
+  const double pixels = static_cast<double>(height) * width;
+  double rows = std::nearbyint(static_cast<double>(height) / factor) * factor, columns = std::nearbyint(static_cast<double>(width) / factor) * factor;
+  if (rows * columns > most) {
+    const double shrink = std::sqrt(pixels / most);
+    rows = std::max<double>(factor, std::floor(height / shrink / factor) * factor);
+    columns = std::max<double>(factor, std::floor(width / shrink / factor) * factor);
+  } else if (rows * columns < least) {
+    const double grow = std::sqrt(least / pixels);
+    rows = std::ceil(height * grow / factor) * factor;
+    columns = std::ceil(width * grow / factor) * factor;
+  }
+  return {static_cast<std::int64_t>(rows), static_cast<std::int64_t>(columns)};
+}
+
 CHIASM_INLINE int floor_half(std::int64_t value) { return static_cast<int>(value >> 1); }
 
 }  // namespace detail
@@ -113,17 +150,33 @@ CHIASM_INLINE ImageProcessorConfig ImageProcessorConfig::from(const Json& file, 
   config.do_resize = step("do_resize", true);
   config.do_rescale = step("do_rescale", true);
   config.do_normalize = step("do_normalize", true);
-  config.do_center_crop = step("do_center_crop", known->crop > 0);
+  const bool has_patches = known->layout == detail::ImageProcessorClass::patches, has_tiles = known->layout == detail::ImageProcessorClass::tiles;
+  config.do_center_crop = !has_patches && !has_tiles && step("do_center_crop", known->crop > 0);
   config.rescale_factor = json.get("rescale_factor", 1.0 / 255.0);
 
   const Json size = json.find("size"), crop = json.find("crop_size"), image_size = json.find("image_size"), resample = json.find("resample");
-  config.size = size.is_null() ? known->size : detail::image_size(size, known->square);
+  constexpr int most_pixels = std::numeric_limits<int>::max();
+  // Pixel bounds that stand beside `size` or inside it under their old names count as its edges.
+  const bool old_bounds = has_patches && size.is_object() && !size.contains("shortest_edge") && !size.contains("longest_edge");
+  config.size = size.is_null() || (old_bounds && (size.contains("min_pixels") || size.contains("max_pixels")))
+                    ? known->size
+                    : detail::image_size(size, step("default_to_square", known->square), has_patches ? most_pixels : 1 << 14);
+  if (has_patches)
+    for (const Json& from : {old_bounds ? size : Json(), json}) {
+      if (!from.is_object()) continue;
+      if (const Json least = from.find("min_pixels"); !least.is_null()) config.size.shortest_edge = detail::image_side(least, most_pixels);
+      if (const Json most = from.find("max_pixels"); !most.is_null()) config.size.longest_edge = detail::image_side(most, most_pixels);
+    }
   if (name == "IdeficsImageProcessor" && !image_size.is_null()) config.size = detail::image_size(image_size, true);
-  if (step("use_square_size", false) && config.size.shortest_edge)
-    config.size = {.height = config.size.shortest_edge, .width = config.size.shortest_edge};
+  // KOSMOS-2's old spelling; transformers 5.23 takes the class's own size then, whatever the file's is.
+  if (name == "CLIPImageProcessor" && step("use_square_size", false))
+    config.size = {.height = known->size.shortest_edge, .width = known->size.shortest_edge};
   const ImageSize& s = config.size;
-  if (config.do_resize && !(s.height && s.width) && !s.shortest_edge && !(s.max_height && s.max_width))
-    size.fail("is no size to resize to: expected height and width, shortest_edge, or max_height and max_width");
+  if (has_patches ? !s.shortest_edge || !s.longest_edge : has_tiles ? config.do_resize && !s.longest_edge && !(s.height && s.width)
+                  : config.do_resize && !(s.height && s.width) && !s.shortest_edge && !(s.max_height && s.max_width))
+    size.fail(has_patches ? "is no size to resize to: expected shortest_edge and longest_edge, in pixels"
+              : has_tiles ? "is no size to resize to: expected longest_edge, or height and width"
+                          : "is no size to resize to: expected height and width, shortest_edge, or max_height and max_width");
   config.crop_size = crop.is_null() ? ImageSize{.height = known->crop, .width = known->crop} : detail::image_size(crop, true);
   if (config.do_center_crop && !(config.crop_size.height && config.crop_size.width)) json.fail("do_center_crop needs crop_size with height and width");
 
@@ -141,8 +194,20 @@ CHIASM_INLINE ImageProcessorConfig ImageProcessorConfig::from(const Json& file, 
   for (const double value : config.image_std)
     if (!(value > 0)) deviation.fail("holds " + std::to_string(value) + ", expected values above 0");
 
-  if (name == "LlavaImageProcessor") config.do_pad = step("do_pad", false);
-  if (name == "LlavaNextImageProcessor") {
+  config.do_pad = step("do_pad", has_tiles);
+  if (config.do_pad && known->layout == detail::ImageProcessorClass::one) {
+    if (!json.find("pad_size").is_null()) throw UnsupportedError(json.file() + ": pad_size with " + name);
+    config.do_pad = false;  // to the largest picture of a batch: one alone is left as it is
+  }
+  if (known->layout != detail::ImageProcessorClass::padded && !has_tiles) config.do_pad = false;
+  // Not more views than a model could ever read: a file must not make a million of one picture.
+  constexpr std::int64_t most_views = 4096;
+  const auto check_views = [&](const Json& at, std::int64_t height, std::int64_t width, std::int64_t tile) {
+    if (((height + tile - 1) / tile) * ((width + tile - 1) / tile) > most_views)
+      at.fail("gives more than " + std::to_string(most_views) + " tiles of " + std::to_string(tile) + " x " + std::to_string(tile) + " pixels");
+  };
+  if (known->layout == detail::ImageProcessorClass::anyres) {
+    const int tile = config.crop_size.height ? config.crop_size.height : s.height ? s.height : s.shortest_edge;
     const Json pinpoints = json.find("image_grid_pinpoints");
     if (pinpoints.is_null()) config.image_grid_pinpoints = {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
     for (const Json pinpoint : pinpoints) {
@@ -150,6 +215,20 @@ CHIASM_INLINE ImageProcessorConfig ImageProcessorConfig::from(const Json& file, 
       config.image_grid_pinpoints.push_back({canvas.height, canvas.width});
     }
     if (config.image_grid_pinpoints.empty()) pinpoints.fail("is empty");
+    for (const auto& canvas : config.image_grid_pinpoints) check_views(pinpoints, canvas[0], canvas[1], std::max(tile, 1));
+  }
+  if (has_tiles) {
+    const Json tile = json.find("max_image_size");
+    config.max_image_size = tile.is_null() ? 364 : detail::image_side(tile.is_object() ? tile["longest_edge"] : tile);
+    config.do_image_splitting = step("do_image_splitting", true);
+    check_views(tile, s.longest_edge ? s.longest_edge : s.height, s.longest_edge ? s.longest_edge : s.width, config.max_image_size);
+  }
+  if (has_patches) {
+    const auto extent = [&](std::string_view key, int fallback) {
+      const Json value = json.find(key);
+      return value.is_null() ? fallback : detail::image_side(value, 1024);
+    };
+    config.patch_size = extent("patch_size", 14), config.temporal_patch_size = extent("temporal_patch_size", 2), config.merge_size = extent("merge_size", 2);
   }
   return config;
 }
@@ -176,17 +255,24 @@ CHIASM_INLINE std::array<int, 2> ImageProcessor::best_canvas(int height, int wid
   return best;
 }
 
+// Height and width after the resize.
+CHIASM_INLINE std::array<std::int64_t, 2> ImageProcessor::resized_size(const Image& image) const {
+  const int height = image.height(), width = image.width();
+  if (!config_.do_resize) return {height, width};
+  const ImageSize& size = config_.size;
+  const auto target = config_.patch_size ? detail::resized_to_patches(config_.patch_size * config_.merge_size, size.shortest_edge, size.longest_edge, height, width)
+                      : config_.max_image_size && size.longest_edge ? detail::resized_to_longest(size.longest_edge, height, width)
+                                                                    : detail::resized(size, height, width);
+  constexpr std::int64_t longest = 1 << 30;
+  if (target[0] < 1 || target[1] < 1 || target[0] > longest || target[1] > longest)
+    throw ArgumentError("picture of " + std::to_string(width) + " x " + std::to_string(height) + " pixels is too thin to be resized to " +
+                        std::to_string(target[1]) + " x " + std::to_string(target[0]));
+  return target;
+}
+
 // Resize, then centre crop; only the part that the crop keeps is computed.
 CHIASM_INLINE Image ImageProcessor::resized_and_cropped(const Image& image) const {
-  std::int64_t height = image.height(), width = image.width();
-  if (config_.do_resize) {
-    const auto target = detail::resized(config_.size, image.height(), image.width());
-    height = target[0], width = target[1];
-    constexpr std::int64_t longest = 1 << 30;
-    if (height < 1 || width < 1 || height > longest || width > longest)
-      throw ArgumentError("picture of " + std::to_string(image.width()) + " x " + std::to_string(image.height()) + " pixels is too thin to be resized to " +
-                          std::to_string(width) + " x " + std::to_string(height));
-  }
+  const auto [height, width] = resized_size(image);
   Rect window{0, 0, static_cast<int>(width), static_cast<int>(height)};
   if (config_.do_center_crop) {
     const ImageSize& crop_size = config_.crop_size;
@@ -200,6 +286,39 @@ CHIASM_INLINE Image ImageProcessor::resized_and_cropped(const Image& image) cons
   return crop(inside, {window.left - left, window.top - top, window.width, window.height});
 }
 
+// Idefics3: rows and columns of tiles that cover the picture, enlarged as little as whole tiles allow.
+CHIASM_INLINE std::array<int, 2> ImageProcessor::tiles(const Image& image) const {
+  const auto [height, width] = resized_size(image);
+  const auto whole = [&](double side) { return std::ceil(side / config_.max_image_size); };
+  const double ratio = static_cast<double>(width) / static_cast<double>(height);
+  double rows = whole(static_cast<double>(height)), columns = whole(static_cast<double>(width));
+  if (width >= height)
+    rows = whole(std::floor(columns * config_.max_image_size / ratio));
+  else
+    columns = whole(std::floor(rows * config_.max_image_size * ratio));
+  constexpr double most = 4096;  // only a thin picture with do_resize off gets there
+  if (rows < 1 || columns < 1 || rows * columns > most)
+    throw ArgumentError("picture of " + std::to_string(image.width()) + " x " + std::to_string(image.height()) + " pixels is too thin or too large for tiles of " +
+                        std::to_string(config_.max_image_size) + " x " + std::to_string(config_.max_image_size));
+  return {static_cast<int>(rows), static_cast<int>(columns)};
+}
+
+// Idefics3: tiles row by row, the whole picture last.
+CHIASM_INLINE std::vector<Image> ImageProcessor::split(const Image& image) const {
+  const int tile = config_.max_image_size;
+  Image whole = config_.do_resize ? resized_and_cropped(image) : image;
+  std::vector<Image> views;
+  if (config_.do_image_splitting) {
+    const auto [rows, columns] = tiles(image);
+    whole = resize(whole, columns * tile, rows * tile, config_.resample);
+    if (rows * columns > 1)
+      for (int y = 0; y < rows; ++y)
+        for (int x = 0; x < columns; ++x) views.push_back(crop(whole, {x * tile, y * tile, tile, tile}));
+  }
+  views.push_back(resize(whole, tile, tile, config_.resample));
+  return views;
+}
+
 CHIASM_INLINE std::vector<Image> ImageProcessor::views(const Image& image) const {
   if (config_.do_convert_rgb && image.transparent()) {
     Image painted = image;
@@ -208,7 +327,16 @@ CHIASM_INLINE std::vector<Image> ImageProcessor::views(const Image& image) const
       if (std::memcmp(painted.pixels().data() + i, image.transparent()->data(), 3) == 0) std::memset(painted.pixels().data() + i, 255, 3);
     return views(painted);
   }
+  if (config_.max_image_size) return split(image);
   std::vector<Image> views;
+  if (config_.patch_size) {
+    const int longest = std::max(image.width(), image.height()), shortest = std::min(image.width(), image.height());
+    if (config_.do_resize && static_cast<double>(longest) / shortest > 200)
+      throw ArgumentError("picture of " + std::to_string(image.width()) + " x " + std::to_string(image.height()) + " pixels: " + config_.image_processor_type +
+                          " takes none with sides of more than 200 to 1");
+    views.push_back(resized_and_cropped(image));
+    return views;
+  }
   if (config_.image_grid_pinpoints.empty()) {
     const int side = std::max(image.width(), image.height());
     if (!config_.do_pad || image.width() == image.height()) {
@@ -248,6 +376,30 @@ CHIASM_INLINE std::vector<Image> ImageProcessor::views(const Image& image) const
   return views;
 }
 
+CHIASM_INLINE Tensor ImageProcessor::patches(const Image& image) const {
+  const int patch = config_.patch_size, block = patch * config_.merge_size;
+  if (image.width() % block || image.height() % block)
+    throw ArgumentError(config_.image_processor_type + ": picture of " + std::to_string(image.width()) + " x " + std::to_string(image.height()) +
+                        " pixels, and do_resize is off: its sides are no multiples of " + std::to_string(block));
+  const auto size = static_cast<std::size_t>(patch), frames = static_cast<std::size_t>(config_.temporal_patch_size);
+  const std::size_t count = static_cast<std::size_t>(image.width() / patch) * static_cast<std::size_t>(image.height() / patch);
+  Tensor out({count, 3 * frames * size * size});
+  float* to = out.data();
+  for (int top = 0; top < image.height(); top += block)
+    for (int left = 0; left < image.width(); left += block)
+      for (int y = top; y < top + block; y += patch)
+        for (int x = left; x < left + block; x += patch)
+          for (std::size_t c = 0; c < 3; ++c) {
+            const float* first = to;
+            for (int row = y; row < y + patch; ++row) {
+              const std::uint8_t* from = image.row(row) + std::ptrdiff_t{3} * x + c;
+              for (std::size_t i = 0; i < size; ++i) *to++ = level_[c][from[3 * i]];
+            }
+            for (std::size_t frame = 1; frame < frames; ++frame) to = std::copy_n(first, size * size, to);
+          }
+  return out;
+}
+
 CHIASM_INLINE ImageInputs ImageProcessor::operator()(const Image& image) const {
   const std::vector<Image> pictures = views(image);
   ImageInputs inputs;
@@ -256,6 +408,15 @@ CHIASM_INLINE ImageInputs ImageProcessor::operator()(const Image& image) const {
     const auto canvas = best_canvas(image.height(), image.width());
     const int tile = config_.crop_size.height ? config_.crop_size.height : config_.size.height ? config_.size.height : config_.size.shortest_edge;
     inputs.grid_rows = (canvas[0] + tile - 1) / tile, inputs.grid_columns = (canvas[1] + tile - 1) / tile;
+  }
+  if (config_.patch_size) {
+    inputs.pixel_values = patches(pictures.front());
+    inputs.grid_rows = pictures.front().height() / config_.patch_size, inputs.grid_columns = pictures.front().width() / config_.patch_size;
+    return inputs;
+  }
+  if (pictures.size() > 1 && config_.max_image_size) {
+    const auto [rows, columns] = tiles(image);
+    inputs.grid_rows = rows, inputs.grid_columns = columns;
   }
   const std::size_t plane = pictures.front().pixels().size() / 3;
   inputs.pixel_values = Tensor({pictures.size(), 3, static_cast<std::size_t>(pictures.front().height()), static_cast<std::size_t>(pictures.front().width())});

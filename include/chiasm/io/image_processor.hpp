@@ -1,5 +1,5 @@
 /// Image processor: from a picture to what a vision tower takes, as preprocessor_config.json tells. The PIL classes of
-/// Hugging Face transformers (CLIP, SigLIP, LLaVA, LLaVA-NeXT, BLIP, IDEFICS, ViT).
+/// Hugging Face transformers (CLIP, SigLIP, LLaVA, LLaVA-NeXT, BLIP, IDEFICS, Idefics3, SmolVLM, Qwen2-VL, ViT).
 #pragma once
 
 #include <chiasm/core/tensor.hpp>
@@ -7,12 +7,14 @@
 #include <chiasm/io/json.hpp>
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
 
-/// A size as preprocessor_config.json spells it; 0 is a key that is not there.
+/// A size as preprocessor_config.json spells it; 0 is a key that is not there. Qwen2-VL's edges count pixels of the whole picture:
+/// at least shortest_edge, at most longest_edge (min_pixels and max_pixels of older files).
 struct ImageSize {
   int height = 0, width = 0;
   int shortest_edge = 0, longest_edge = 0;
@@ -33,8 +35,11 @@ struct ImageProcessorConfig {
   double rescale_factor = 1.0 / 255.0;
   bool do_normalize = true;
   std::array<double, 3> image_mean{}, image_std{};
-  bool do_pad = false;                                  // LLaVA: to a square, in the colour of the mean, before the resize
-  std::vector<std::array<int, 2>> image_grid_pinpoints;  // LLaVA-NeXT: (height, width) of the canvases to choose from
+  bool do_pad = false;  // LLaVA: to a square, in the colour of the mean, before the resize. Idefics3: a batch has a pixel_attention_mask
+  std::vector<std::array<int, 2>> image_grid_pinpoints;          // LLaVA-NeXT: (height, width) of the canvases to choose from
+  int patch_size = 0, temporal_patch_size = 0, merge_size = 0;  // Qwen2-VL; 0 for all other classes
+  bool do_image_splitting = false;                              // Idefics3: into tiles of max_image_size, and the whole picture
+  int max_image_size = 0;                                       // Idefics3: height and width of a view; 0 for all other classes
 
   /// Reads preprocessor_config.json, old and new spellings, or processor_config.json where it holds `image_processor`.
   /// `type` is the class for files that do not name one. Throws ConfigError for what makes no sense, UnsupportedError for
@@ -44,9 +49,14 @@ struct ImageProcessorConfig {
 
 /// One picture, ready for the vision tower.
 struct ImageInputs {
-  Tensor pixel_values;                          // (views, 3, height, width)
+  /// (views, 3, height, width). Qwen2-VL: (grid_rows * grid_columns, 3 * temporal_patch_size * patch_size * patch_size), the patches in
+  /// blocks of merge_size x merge_size, each one as often as a moment has frames: image_grid_thw is (1, grid_rows, grid_columns).
+  Tensor pixel_values;
   int original_height = 0, original_width = 0;  // of the picture; `image_sizes` of LLaVA-NeXT
-  int grid_rows = 0, grid_columns = 0;          // LLaVA-NeXT: views[1 + row * grid_columns + column] is a tile; views[0] is the whole picture
+  /// LLaVA-NeXT: views[1 + row * grid_columns + column] is a tile; views[0] is the whole picture. Idefics3 (`rows`, `cols`):
+  /// views[row * grid_columns + column] is a tile, the whole picture comes last; 0 where the picture is not split. No view has
+  /// padding, so its pixel_attention_mask is all ones.
+  int grid_rows = 0, grid_columns = 0;
 };
 
 class ImageProcessor {
@@ -62,7 +72,7 @@ class ImageProcessor {
   const ImageProcessorConfig& config() const noexcept { return config_; }
 
   /// The views of the picture after resize, pad and crop, still in 8 bits: what the model is going to see. All of one size.
-  /// Throws ArgumentError for a picture so thin that nothing of it is left.
+  /// Throws ArgumentError for a picture so thin that nothing of it is left, or too thin for its class (Qwen2-VL: 200 to 1).
   std::vector<Image> views(const Image& image) const;
 
   /// views(), rescaled and normalised: (value * rescale_factor - mean) / std.
@@ -74,6 +84,10 @@ class ImageProcessor {
 
  private:
   Image resized_and_cropped(const Image& image) const;
+  std::array<std::int64_t, 2> resized_size(const Image& image) const;
+  std::array<int, 2> tiles(const Image& image) const;
+  std::vector<Image> split(const Image& image) const;
+  Tensor patches(const Image& image) const;
   ImageProcessorConfig config_;
   std::array<std::array<float, 256>, 3> level_;  // channel, 8-bit value -> float
 };

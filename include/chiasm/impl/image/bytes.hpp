@@ -1,30 +1,17 @@
-/// Bytes of an image file: reads that check their bounds and errors that name the offset.
+/// Bytes of an image file, and what its decoder makes of them.
 #pragma once
 
+#include <chiasm/impl/file_bytes.hpp>
 #include <chiasm/io/image.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace chiasm::inline CHIASM_ABI::detail {
 
-struct ImageBytes {
-  const std::uint8_t* data;
-  std::size_t size;
-  const std::string& name;
-  std::size_t base = 0;  // where data[0] stands in the file
-
-  [[noreturn]] void fail(std::size_t offset, const std::string& what) const { throw FormatError(name, base + offset, what); }
-
-  /// Bytes [offset, offset + count), or FormatError.
-  const std::uint8_t* at(std::size_t offset, std::size_t count) const {
-    if (offset > size || count > size - offset)
-      fail(offset, "truncated: " + std::to_string(count) + " bytes expected, " + std::to_string(offset > size ? 0 : size - offset) + " left");
-    return data + offset;
-  }
+struct ImageBytes : FileBytes {
   std::uint32_t u8(std::size_t offset) const { return *at(offset, 1); }
   std::uint32_t be16(std::size_t offset) const {
     const std::uint8_t* p = at(offset, 2);
@@ -36,10 +23,7 @@ struct ImageBytes {
   }
   std::uint32_t be32(std::size_t offset) const { return be16(offset) << 16 | (at(offset, 4), be16(offset + 2)); }
   std::uint32_t le32(std::size_t offset) const { return le16(offset) | (at(offset, 4), le16(offset + 2)) << 16; }
-  bool starts_with(std::string_view magic, std::size_t offset = 0) const noexcept {
-    return offset <= size && std::string_view(reinterpret_cast<const char*>(data) + offset, size - offset).starts_with(magic);
-  }
-  ImageBytes part(std::size_t offset, std::size_t count) const { return {at(offset, count), count, name, base + offset}; }
+  ImageBytes part(std::size_t offset, std::size_t count) const { return {{at(offset, count), count, name, base + offset}}; }
 
   /// Refuses a size found at `offset` before anything is allocated for it.
   void check_size(std::size_t offset, std::int64_t width, std::int64_t height) const {

@@ -8,7 +8,10 @@
 namespace chiasm::inline CHIASM_ABI::detail {
 
 /// Orientation out of a TIFF block; none where the block is damaged or has no such tag.
-inline std::optional<int> exif_orientation(const ImageBytes& tiff) noexcept try {
+inline std::optional<int> exif_orientation(const ImageBytes& block) noexcept try {
+  std::size_t begin = 0;
+  for (int i = 0; i < 2 && block.starts_with(std::string_view("Exif\0\0", 6), begin); ++i) begin += 6;  // JPEG's, which some writers put elsewhere too
+  const ImageBytes tiff = block.part(begin, block.size - begin);
   const bool little = tiff.starts_with("II");
   if (!little && !tiff.starts_with("MM")) return std::nullopt;
   const auto u16 = [&](std::size_t offset) { return little ? tiff.le16(offset) : tiff.be16(offset); };

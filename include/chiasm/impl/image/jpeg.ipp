@@ -7,12 +7,11 @@
 #ifdef CHIASM_HAS_JPEG
 #include <chiasm/io/jpeg_turbo.hpp>
 #else
-#include <chiasm/impl/image/stb.hpp>
+#include <chiasm/impl/image/jpeg_stb.ipp>
 #endif
 
 #include <climits>
 #include <cstring>
-#include <memory>
 
 namespace chiasm::inline CHIASM_ABI::detail {
 
@@ -94,20 +93,7 @@ inline DecodedImage decode_jpeg(const ImageBytes& file) {
 #else
   if (frame.arithmetic) throw UnsupportedError(file.name + ": arithmetic-coded JPEG (chiasm::jpeg, with libjpeg-turbo, reads it)");
   if (file.size > INT_MAX) throw UnsupportedError(file.name + ": JPEG of more than 2 GB");
-  int width = 0, height = 0, components = 0;
-  struct Free {
-    void operator()(unsigned char* pixels) const { stb::image_free(pixels); }
-  };
-  std::unique_ptr<unsigned char, Free> pixels;
-  try {
-    pixels.reset(stb::load_from_memory(file.data, static_cast<int>(file.size), &width, &height, &components, 3));
-  } catch (const std::logic_error& broken) {
-    file.fail(0, broken.what());
-  }
-  if (!pixels) file.fail(0, std::string("JPEG: ") + (stb::failure_reason() ? stb::failure_reason() : "damaged"));
-  Image image(width, height);
-  std::memcpy(image.pixels().data(), pixels.get(), image.pixels().size());
-  return {std::move(image), frame.orientation, {}};
+  return {decode_jpeg_stb(file), frame.orientation, {}};
 #endif
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chiasm/impl/image/bytes.hpp>
+#include <chiasm/impl/image/cmyk.hpp>
 #include <chiasm/io/jpeg_turbo.hpp>
 
 #include <csetjmp>
@@ -88,7 +89,7 @@ class JpegTurbo {
 }  // namespace detail
 
 inline Image decode_jpeg_turbo(std::span<const std::byte> bytes, const std::string& name) {
-  const detail::ImageBytes file{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), name};
+  const detail::ImageBytes file{{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), name}};
   detail::JpegTurbo jpeg(file);
   if (!jpeg.read_header()) file.fail(jpeg.position(file), jpeg.problem());
   file.check_size(0, jpeg.width(), jpeg.height());
@@ -100,15 +101,7 @@ inline Image decode_jpeg_turbo(std::span<const std::byte> bytes, const std::stri
   }
   std::vector<std::uint8_t> inks(pixels * 4);
   if (!jpeg.read_rows(inks.data(), static_cast<std::size_t>(image.width()) * 4)) file.fail(jpeg.position(file), jpeg.problem());
-  // Adobe stores inks inverted, and Pillow takes every CMYK JPEG as Adobe's: red is black's lightness less cyan's share of it.
-  std::uint8_t* to = image.pixels().data();
-  for (std::size_t i = 0; i < pixels; ++i, to += 3) {
-    const int light = inks[4 * i + 3];
-    for (std::size_t c = 0; c < 3; ++c) {
-      const int product = (255 - inks[4 * i + c]) * light + 128;
-      to[c] = static_cast<std::uint8_t>(std::max(light - (((product >> 8) + product) >> 8), 0));
-    }
-  }
+  for (std::size_t i = 0; i < pixels; ++i) detail::inverted_cmyk_to_rgb(inks.data() + 4 * i, image.pixels().data() + 3 * i);
   return image;
 }
 

@@ -106,6 +106,49 @@ inline void png_to_rgb(const PngHeader& png, const ImagePalette& palette, const 
   }
 }
 
+/// Orientation out of a text chunk, tEXt, zTXt or iTXt as the first letter of `kind` says: XMP, or EXIF in ImageMagick's hexadecimal.
+inline void png_text_orientation(const ImageBytes& chunk, std::uint8_t kind, std::optional<int>& profile, std::optional<int>& xmp) {
+  const std::string_view all(reinterpret_cast<const char*>(chunk.data), chunk.size);
+  const std::size_t end = all.find('\0');
+  if (end == all.npos) return;
+  const std::string_view key = all.substr(0, end);
+  const bool is_profile = key == "Raw profile type exif";
+  if (!is_profile && key != "XML:com.adobe.xmp") return;
+  std::string_view text = all.substr(end + 1);
+  bool packed = kind == 'z';
+  if (kind == 'i') {  // compressed or not, method, language, translated key
+    packed = !text.empty() && text[0] == 1;
+    text.remove_prefix(std::min<std::size_t>(text.size(), 2));
+    for (int i = 0; i < 2; ++i) text.remove_prefix(std::min(text.size(), std::min(text.find('\0'), text.size()) + 1));
+  } else if (packed) {
+    text.remove_prefix(std::min<std::size_t>(text.size(), 1));
+  }
+  std::vector<char> unpacked;
+  if (packed) {
+    constexpr std::size_t longest = 1 << 20, most_ratio = 1032;  // Pillow's limit, deflate's limit
+    unpacked.resize(std::min(longest, text.size() * most_ratio) + 1);
+    if (text.size() > longest) return;
+    const int size = stb::zlib_decode_buffer(unpacked.data(), static_cast<int>(unpacked.size()), text.data(), static_cast<int>(text.size()));
+    if (size < 0) return;
+    text = {unpacked.data(), static_cast<std::size_t>(size)};
+  }
+  if (!is_profile) {
+    xmp = xmp_orientation({reinterpret_cast<const std::uint8_t*>(text.data()), text.size(), chunk.name});
+    return;
+  }
+  // An empty line, the name, the length; then the digits.
+  for (int line = 0; line < 3; ++line) text.remove_prefix(std::min(text.size(), std::min(text.find('\n'), text.size()) + 1));
+  std::vector<std::uint8_t> bytes;
+  int high = -1;
+  for (const char c : text) {
+    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    if (digit < 0) continue;
+    if (high >= 0) bytes.push_back(static_cast<std::uint8_t>(high << 4 | digit));
+    high = high >= 0 ? -1 : digit;
+  }
+  profile = exif_orientation({bytes.data(), bytes.size(), chunk.name});
+}
+
 inline PngHeader png_header(const ImageBytes& file) {
   constexpr std::size_t at = 16;  // IHDR's data
   if (!file.starts_with("IHDR", 12) || file.be32(8) != 13) file.fail(8, "PNG does not begin with IHDR");
@@ -153,7 +196,7 @@ inline DecodedImage decode_png(const ImageBytes& file, bool keep_alpha) {
   const PngHeader png = png_header(file);
   ImagePalette palette;
   std::vector<std::uint8_t> packed;
-  std::optional<int> exif, xmp;
+  std::optional<int> exif, profile, xmp;
   std::optional<ImageBytes> transparency;
   std::size_t first_data = 0;
   bool data_ended = false;  // behind the pixels Pillow forgives everything
@@ -179,8 +222,8 @@ inline DecodedImage decode_png(const ImageBytes& file, bool keep_alpha) {
       transparency.emplace(chunk);
     } else if (file.starts_with("eXIf", at + 4)) {
       exif = exif_orientation(chunk);
-    } else if (chunk.starts_with("XML:com.adobe.xmp") && file.starts_with("iTXt", at + 4)) {
-      xmp = xmp_orientation(chunk);
+    } else if (file.starts_with("tEXt", at + 4) || file.starts_with("zTXt", at + 4) || file.starts_with("iTXt", at + 4)) {
+      png_text_orientation(chunk, file.data[at + 4], profile, xmp);
     } else if (file.starts_with("CgBI", at + 4)) {
       throw UnsupportedError(file.name + ": Apple's variant of PNG (CgBI)");
     } else if (file.starts_with("IEND", at + 4)) {
@@ -234,7 +277,7 @@ inline DecodedImage decode_png(const ImageBytes& file, bool keep_alpha) {
     }
   }
   if (transparency && alpha.empty()) image.set_transparent(png_transparent(png, palette, *transparency, !keep_alpha));
-  return {std::move(image), exif.value_or(xmp.value_or(1)), std::move(alpha)};
+  return {std::move(image), exif ? *exif : profile ? *profile : xmp.value_or(1), std::move(alpha)};
 }
 
 }  // namespace chiasm
