@@ -2,6 +2,7 @@
 #include <chiasm/io/tokenizer.hpp>
 
 #include "support/catch.hpp"
+#include "support/corpus.hpp"
 #include "support/paths.hpp"
 
 #include <cstdlib>
@@ -13,28 +14,6 @@ using namespace chiasm;
 namespace fs = std::filesystem;
 
 namespace {
-
-std::vector<Json> json_lines(const std::string& path) {
-  std::vector<Json> lines;
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);)
-    if (!line.empty()) lines.push_back(Json::parse(line, path));
-  REQUIRE(!lines.empty());
-  return lines;
-}
-
-std::string base64(std::string_view text) {
-  constexpr std::string_view letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string bytes;
-  unsigned bits = 0, count = 0;
-  for (const char c : text.substr(0, text.find('='))) {
-    bits = bits << 6 | static_cast<unsigned>(letters.find(c));
-    if ((count += 6) >= 8) bytes += static_cast<char>(bits >> (count -= 8) & 0xFFU);
-  }
-  return bytes;
-}
-
-std::string input(const Json& line) { return line.contains("b64") ? base64(line["b64"].as_string()) : line["t"].as<std::string>(); }
 
 void check_stream(const Tokenizer& tokenizer, const Json& line, const char* ids) {
   TokenStream stream(tokenizer, line["skip"].as_bool());
@@ -345,6 +324,29 @@ TEST_CASE("long and short words merge alike", "[tokenizer]") {
     for (const TokenId id : tokenizer.encode(word + "c")) ids.push_back(id);
   }
   CHECK(tokenizer.encode(text) == ids);
+  // And so many times that positions are sorted by rank.
+  const std::string once = text;
+  const std::vector<TokenId> its = ids;
+  while (text.size() < 100000) {
+    text += once;
+    ids.insert(ids.end(), its.begin(), its.end());
+  }
+  CHECK(tokenizer.encode(text) == ids);
+  // Merges that call for an earlier one at once, and letters without any order.
+  const Tokenizer contrary = small(
+      R"({"type":"BPE","vocab":{"a":0,"b":1,"c":2,"abc":3,"ab":4,"bc":5,"abcabc":6,"ca":7,"aa":8,"x":9},"merges":["ab c","abc abc","a b","a bc","b c","c a","a a"]})");
+  std::string letters;
+  ids.clear();
+  std::uint32_t random = 1;
+  while (letters.size() < 60000) {
+    std::string part;
+    for (int i = 0; i < 30; ++i) part += "abc"[(random = random * 1664525U + 1013904223U) / 65536U % 3];
+    part += 'x';  // nothing merges over it
+    for (const TokenId id : contrary.encode(part)) ids.push_back(id);
+    letters += part;
+  }
+  CHECK(contrary.encode(letters) == ids);
+  CHECK(contrary.encode(letters.substr(0, 31 * 40)) == std::vector<TokenId>(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(contrary.encode(letters.substr(0, 31 * 40)).size())));
 }
 
 TEST_CASE("a stream holds back unfinished characters and hands out the rest", "[tokenizer]") {

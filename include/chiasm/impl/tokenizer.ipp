@@ -6,6 +6,7 @@
 #include <chiasm/io/json.hpp>
 
 #include <chiasm/impl/tokenizer_decoders.ipp>
+#include <chiasm/impl/tokenizer_files.ipp>
 #include <chiasm/impl/tokenizer_models.ipp>
 
 #include <filesystem>
@@ -107,7 +108,7 @@ class AddedVocabulary {
         at = stop;
         const AddedToken& token = tokens_.find(id)->second;
         if (token.single_word && (ends_in_word(text.substr(0, start)) || begins_with_word(text.substr(stop)))) continue;
-        if (token.lstrip) start = std::max(done, TextNormalizer::trimmed(text.substr(0, start), false, true).second);
+        if (token.lstrip) start = done + TextNormalizer::trimmed(text.substr(done, start - done), false, true).second;
         if (token.rstrip) stop += TextNormalizer::trimmed(text.substr(stop), true, false).first;
         if (done < start) section(done, start);
         added(id);
@@ -167,6 +168,21 @@ class PostProcessor {
     } else {
       unknown_part(json, "post-processor");
     }
+  }
+
+  struct Special {
+    TokenId id, type;
+  };
+  /// before A after, and before A between B after; the ids of B, and those after it, have type `second`.
+  PostProcessor(std::vector<TokenId> before, std::vector<TokenId> after, std::vector<Special> between, TokenId second) : kind_(Kind::templates) {
+    if (!before.empty()) single_.push_back({-1, std::move(before), 0});
+    single_.push_back({0, {}, 0});
+    pair_ = single_;
+    for (const Special& special : between) pair_.push_back({-1, {special.id}, special.type});
+    pair_.push_back({1, {}, second});
+    if (after.empty()) return;
+    single_.push_back({-1, after, 0});
+    pair_.push_back({-1, std::move(after), second});
   }
 
   /// `texts`: one or two encodings in, one encoding or still two out.
@@ -247,26 +263,25 @@ class WordCache {
   void operator()(std::string_view piece, std::vector<TokenId>& ids, Encode encode) {
     if (entries_.empty() || piece.size() > sizeof(Entry::key)) return encode();
     Entry& entry = entries_[hash(piece) & (entries_.size() - 1)];
+    const std::size_t first = ids.size();
     if (entry.size == piece.size() && std::memcmp(entry.key, piece.data(), piece.size()) == 0) {
-      const std::size_t from = ids.size();
-      ids.resize(from + entry.count);
-      std::copy_n(ids.begin() + static_cast<std::ptrdiff_t>(entry.first), entry.count, ids.begin() + static_cast<std::ptrdiff_t>(from));
+      ids.resize(first + entry.count);
+      std::copy_n(ids.begin() + static_cast<std::ptrdiff_t>(entry.first), entry.count, ids.begin() + static_cast<std::ptrdiff_t>(first));
       return;
     }
-    const std::size_t first = ids.size();
     encode();
+    if (ids.size() - first > 255) return;
     entry.size = static_cast<std::uint8_t>(piece.size());
     std::memcpy(entry.key, piece.data(), piece.size());
-    entry.first = first;
-    entry.count = static_cast<std::uint32_t>(ids.size() - first);
+    entry.first = static_cast<std::uint32_t>(first);
+    entry.count = static_cast<std::uint8_t>(ids.size() - first);
   }
 
  private:
-  struct Entry {
-    std::size_t first = 0;  // in the ids of this call
-    std::uint32_t count = 0;
-    std::uint8_t size = 0;
-    char key[19] = {};
+  struct Entry {  // 32 bytes, two to a cache line
+    std::uint32_t first = 0;  // in the ids of this call
+    std::uint8_t count = 0, size = 0;
+    char key[26] = {};
   };
   std::vector<Entry> entries_;
 };
@@ -282,7 +297,7 @@ struct Tokenizer::Pipeline {
   detail::TokenDecoder decoder;
   bool bytes = false;       // the model reads bytes, see Bpe
   std::string word_suffix;  // CLIPTokenizer.decode: this becomes a blank, and the text is stripped
-  TokenId bos = -1, eos = -1, pad = -1, unk = -1;
+  TokenId bos = -1, eos = -1, pad = -1, unk = -1, sep = -1, cls = -1;
 
   explicit Pipeline(const Json& json) {
     if (!json.is_object()) json.fail("is not an object");
@@ -300,11 +315,13 @@ struct Tokenizer::Pipeline {
     added.seal(normalizer);
   }
 
-  /// The added and special tokens that stand beside tokenizer.json, as transformers 5 joins them.
-  void configure(const Json& config, const Json& special_map, const std::string& suffix) {
+  /// The added and special tokens that stand beside a tokenizer's file, as transformers 5 joins them. `defaults` are the named tokens of
+  /// the tokenizer's class, `old_added` is added_tokens.json; both are null beside a tokenizer.json.
+  void configure(const Json& config, const Json& special_map, const std::string& suffix, const Json& defaults = {}, const Json& old_added = {}) {
     using detail::AddedToken;
     const Json decoder_tokens = config.find("added_tokens_decoder");
     std::map<std::int64_t, Json> by_id;
+    if (decoder_tokens.is_null()) add_old(config, special_map, defaults, old_added);
     for (const Json token : decoder_tokens) {
       std::int64_t id = 0;
       for (const char c : token.key()) {
@@ -317,7 +334,8 @@ struct Tokenizer::Pipeline {
     // An old checkpoint's special_tokens_map.json counts where the configuration lists no tokens.
     const auto named = [&](std::string_view key) {
       const Json other = special_map.find(key);
-      return decoder_tokens.is_null() && !other.is_null() ? other : config.find(key);
+      if (decoder_tokens.is_null() && !other.is_null()) return other;
+      return config.contains(key) ? config.find(key) : defaults.find(key);
     };
     const auto content = [](const Json& token) { return token.is_object() ? token.find("content") : token; };
     const auto declare = [&](const Json& token, bool always) {
@@ -334,9 +352,9 @@ struct Tokenizer::Pipeline {
     bos = declare(named("bos_token"), false);
     eos = declare(named("eos_token"), false);
     unk = declare(named("unk_token"), false);
-    declare(named("sep_token"), false);
+    sep = declare(named("sep_token"), false);
     pad = declare(named("pad_token"), false);
-    declare(named("cls_token"), false);
+    cls = declare(named("cls_token"), false);
     declare(named("mask_token"), false);
     for (const Json entry : config) {  // image_token and the like
       constexpr std::string_view usual[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
@@ -344,9 +362,71 @@ struct Tokenizer::Pipeline {
         declare(entry, true);
     }
     for (const char* key : {"additional_special_tokens", "extra_special_tokens"})
-      for (const Json token : named(key)) declare(token, true);
+      for (const Json token : named(key)) declare(token, old_added.is_null());
     if (config.get<std::string>("tokenizer_class", "").starts_with("CLIPTokenizer")) word_suffix = suffix;
     added.seal(normalizer);
+  }
+
+  /// {"token": id} as transformers wrote it before tokenizer_config.json listed added tokens; those that are named, or extra, are special.
+  void add_old(const Json& config, const Json& special_map, const Json& defaults, const Json& old_added) {
+    std::map<std::int64_t, std::string> by_id;
+    for (const Json entry : old_added) by_id.insert_or_assign(detail::token_id(entry), std::string(entry.key()));
+    const auto named = [&](const std::string& token) {
+      const auto is = [&](const Json& value) {
+        const Json spelling = value.is_object() ? value.find("content") : value;
+        return spelling.is_string() && spelling.as_string() == token;
+      };
+      for (const Json& names : {special_map, config, defaults}) {
+        for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
+          if (is(names.find(key))) return true;
+        for (const Json extra : names.find("extra_special_tokens"))
+          if (is(extra)) return true;
+      }
+      return false;
+    };
+    for (const auto& [id, content] : by_id) {
+      detail::AddedToken token;
+      token.content = content;
+      token.special = named(content);
+      token.normalized = !token.special;
+      added.add(std::move(token), *model);
+    }
+  }
+
+  /// What a tokenizer of that kind puts around a text, where no tokenizer.json says it.
+  void enclose(detail::Frame frame, const Json& config, const Json& defaults) {
+    using Post = detail::PostProcessor;
+    const auto present = [](std::initializer_list<TokenId> ids) {
+      std::vector<TokenId> there;
+      for (const TokenId id : ids)
+        if (id >= 0) there.push_back(id);
+      return there;
+    };
+    const auto specials = [](std::initializer_list<Post::Special> all) {
+      std::vector<Post::Special> there;
+      for (const Post::Special& special : all)
+        if (special.id >= 0) there.push_back(special);
+      return there;
+    };
+    switch (frame) {
+      case detail::Frame::bos_eos: {
+        const auto wanted = [&](const char* key) { return config.get<bool>(key, defaults.get<bool>(key, false)); };
+        const TokenId first = wanted("add_bos_token") ? bos : -1, last = wanted("add_eos_token") ? eos : -1;
+        // T5 has no first token, and one type for both texts.
+        const TokenId second = defaults.get<bool>("add_eos_token", false) ? 0 : 1;
+        post_processor = Post(present({first}), present({last}), specials({{last, 0}, {first, second}}), second);
+        break;
+      }
+      case detail::Frame::bert: post_processor = Post(present({cls}), present({sep}), specials({{sep, 0}}), 1); break;
+      case detail::Frame::roberta: {
+        const TokenId first = cls >= 0 ? cls : bos, last = sep >= 0 ? sep : eos;
+        post_processor = Post(present({first}), present({last}), specials({{last, 0}, {last, 0}}), 0);
+        break;
+      }
+      case detail::Frame::whisper:
+        post_processor = Post(present({added.find("<|startoftranscript|>"), added.find("<|notimestamps|>")}), present({eos}), {}, 1);
+        break;
+    }
   }
 
   void encode(std::string_view input, std::vector<TokenId>& ids) const {
@@ -413,13 +493,27 @@ CHIASM_INLINE Tokenizer Tokenizer::from_file(const std::string& tokenizer_json) 
 CHIASM_INLINE Tokenizer Tokenizer::load(const Checkpoint& checkpoint) {
   const Json json = checkpoint.json("tokenizer.json");
   if (json.is_null()) {
-    for (const char* other : {"tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"})
-      if (checkpoint.has(other)) throw UnsupportedError("tokenizer as " + std::string(other) + " without tokenizer.json (" + checkpoint.name() + ")");
-    throw FileError(checkpoint.path("tokenizer.json"), "is not there");
+    const std::string file = detail::TokenizerFiles(checkpoint).find();
+    if (!file.empty()) return load(checkpoint, file);
+    if (checkpoint.has("vocab.json")) throw FileError(checkpoint.path("merges.txt"), "is not there, but vocab.json is");
+    throw FileError(checkpoint.path("tokenizer.json"), "is not there, nor is a tokenizer.model, spiece.model, vocab.json, vocab.txt or qwen.tiktoken");
   }
   auto pipeline = std::make_shared<Pipeline>(json);
   pipeline->configure(checkpoint.tokenizer_config(), checkpoint.json("special_tokens_map.json"),
                       json["model"].get<std::string>("end_of_word_suffix", ""));
+  return Tokenizer(std::move(pipeline));
+}
+
+CHIASM_INLINE Tokenizer Tokenizer::load(const Checkpoint& checkpoint, const std::string& file) {
+  if (!checkpoint.has(file)) throw FileError(checkpoint.path(file), "is not there");
+  if (file == "tokenizer.json") return load(checkpoint);
+  if (file.ends_with(".json") && file != "vocab.json") return from_json(checkpoint.json(file));
+  const detail::TokenizerDescription description = detail::TokenizerFiles(checkpoint).read(file);
+  auto pipeline = std::make_shared<Pipeline>(description.json);
+  const Json config = checkpoint.tokenizer_config();
+  pipeline->configure(config, checkpoint.json("special_tokens_map.json"), "", description.defaults, checkpoint.json("added_tokens.json"));
+  pipeline->word_suffix = description.word_suffix;
+  pipeline->enclose(description.frame, config, description.defaults);
   return Tokenizer(std::move(pipeline));
 }
 
@@ -428,8 +522,14 @@ CHIASM_INLINE Tokenizer Tokenizer::load(const std::string& folder_or_file) {
   std::error_code error;
   const fs::path path(folder_or_file);
   if (fs::is_directory(path, error)) return load(Checkpoint::open(folder_or_file));
-  if (path.filename() != "tokenizer.json") return from_file(folder_or_file);
-  return load(Checkpoint::open(path.has_parent_path() ? path.parent_path().string() : "."));
+  const std::string name = path.filename().string();
+  // Of another name, a file is read alone; what it is, its name's end and its content say.
+  for (const char* usual : {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt", "qwen.tiktoken"})
+    if (name == usual) return load(Checkpoint::open(path.has_parent_path() ? path.parent_path().string() : "."), name);
+  if (name.ends_with(".json")) return from_file(folder_or_file);
+  const FileMap file = FileMap::open(folder_or_file);
+  const std::string folder = path.has_parent_path() ? path.parent_path().string() : ".";
+  return load(Checkpoint::from_memory({{name, file.bytes()}}, {}, folder, file.owner()), name);
 }
 
 CHIASM_INLINE std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
@@ -490,6 +590,14 @@ CHIASM_INLINE std::size_t Tokenizer::size() const { return pipeline_->model->voc
 CHIASM_INLINE bool Tokenizer::is_special(TokenId id) const {
   const detail::AddedToken* token = pipeline_->added.token(id);
   return token != nullptr && token->special;
+}
+CHIASM_INLINE std::string Tokenizer::bytes(TokenId id, bool first) const {
+  std::string text(pipeline_->spelling(id));
+  if (text.empty()) return text;
+  bool joined = false;
+  if (!pipeline_->word_suffix.empty() || !pipeline_->decoder.to_bytes(text, first, joined))
+    throw UnsupportedError("the bytes of a single token: this tokenizer's decoder makes them depend on the tokens around it");
+  return text;
 }
 CHIASM_INLINE std::optional<TokenId> Tokenizer::bos() const { return detail::known(pipeline_->bos); }
 CHIASM_INLINE std::optional<TokenId> Tokenizer::eos() const { return detail::known(pipeline_->eos); }

@@ -75,6 +75,47 @@ class TokenDecoder {
     return text;
   }
 
+  /// A token's spelling becomes what it adds to a text, in bytes: those of an unfinished character too. `first`: nothing stands before it. `joined`: a step
+  /// before this one has made one text of all tokens. False where what it adds depends on the tokens around it.
+  bool to_bytes(std::string& token, bool first, bool& joined) const {
+    switch (kind_) {
+      case Kind::none:
+        if (!first) token.insert(0, " ");
+        return true;
+      case Kind::sequence: return std::all_of(parts_.begin(), parts_.end(), [&](const TokenDecoder& part) { return part.to_bytes(token, first, joined); });
+      case Kind::byte_level: {
+        std::string bytes;
+        append_bytes(bytes, token);
+        token = std::move(bytes);
+        joined = true;
+        return true;
+      }
+      case Kind::byte_fallback:
+        if (const int byte = byte_of(token); byte >= 0) token.assign(1, static_cast<char>(static_cast<unsigned char>(byte)));
+        return true;
+      case Kind::fuse: joined = true; return true;
+      case Kind::replace:
+        token = pattern_ ? replace_all(token, *pattern_, content_) : replace_all(token, mark_, content_);
+        return !joined;
+      case Kind::strip:
+        if (joined && stop_ > 0) return false;
+        if (joined && !first) return true;
+        strip(token);
+        return true;
+      case Kind::metaspace: token = replace_all(token, mark_, first && flag_ ? "" : " "); return true;
+      case Kind::word_piece:
+        if (!first && token.starts_with(mark_))
+          token.erase(0, mark_.size());
+        else if (!first)
+          token.insert(0, " ");
+        if (flag_) clean_up(token);
+        return true;
+      case Kind::bpe:
+      case Kind::ctc: return false;
+    }
+    return false;
+  }
+
  private:
   enum class Kind : std::uint8_t { none, sequence, byte_level, byte_fallback, fuse, replace, strip, metaspace, word_piece, bpe, ctc };
 
@@ -101,12 +142,7 @@ class TokenDecoder {
         for (std::string& token : tokens) token = pattern_ ? replace_all(token, *pattern_, content_) : replace_all(token, mark_, content_);
         break;
       case Kind::strip:
-        for (std::string& token : tokens) {
-          std::size_t begin = 0, end = token.size();
-          for (std::size_t i = 0; i < start_ && std::string_view(token).substr(begin).starts_with(content_); ++i) begin += content_.size();
-          for (std::size_t i = 0; i < stop_ && std::string_view(token).substr(begin, end - begin).ends_with(content_); ++i) end -= content_.size();
-          if (begin > 0 || end < token.size()) token = token.substr(begin, end - begin);
-        }
+        for (std::string& token : tokens) strip(token);
         break;
       case Kind::metaspace:
         for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = replace_all(tokens[i], mark_, i == 0 && flag_ ? "" : " ");
@@ -156,9 +192,23 @@ class TokenDecoder {
     }
   }
 
+  void strip(std::string& token) const {
+    std::size_t begin = 0, end = token.size();
+    for (std::size_t i = 0; i < start_ && std::string_view(token).substr(begin).starts_with(content_); ++i) begin += content_.size();
+    for (std::size_t i = 0; i < stop_ && std::string_view(token).substr(begin, end - begin).ends_with(content_); ++i) end -= content_.size();
+    if (begin > 0 || end < token.size()) token = token.substr(begin, end - begin);
+  }
+
+  // The byte that <0xNN> stands for, -1 for other spellings.
+  static int byte_of(std::string_view token) {
+    const auto digit = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; };
+    const bool is_byte = token.size() == 6 && token.starts_with("<0x") && token[5] == '>' && digit(token[4]) >= 0 && (digit(token[3]) >= 0 || token[3] == '+');
+    if (!is_byte) return -1;
+    return (token[3] == '+' ? 0 : digit(token[3])) * 16 + digit(token[4]);
+  }
+
   // Runs of <0xNN> become the text of those bytes, or one U+FFFD per byte where they are none.
   static void join_bytes(std::vector<std::string>& tokens) {
-    const auto digit = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; };
     std::vector<std::string> joined;
     joined.reserve(tokens.size());
     std::string run;
@@ -172,11 +222,8 @@ class TokenDecoder {
       run.clear();
     };
     for (std::string& token : tokens) {
-      const bool byte = token.size() == 6 && token.starts_with("<0x") && token[5] == '>' && digit(token[4]) >= 0 &&
-                        (digit(token[3]) >= 0 || token[3] == '+');
-      if (byte) {
-        const int high = token[3] == '+' ? 0 : digit(token[3]);
-        run += static_cast<char>(static_cast<unsigned char>(high * 16 + digit(token[4])));
+      if (const int byte = byte_of(token); byte >= 0) {
+        run += static_cast<char>(static_cast<unsigned char>(byte));
         continue;
       }
       close();

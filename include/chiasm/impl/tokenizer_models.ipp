@@ -59,6 +59,18 @@ inline std::string byte_token(unsigned byte) {
   return std::string("<0x") + digits[byte >> 4] + digits[byte & 15] + ">";
 }
 
+/// Symbols that are taken whole wherever they stand, before anything is merged: "user_defined_symbols", an array of tokens. Not of the
+/// published language; sentencepiece's files have them.
+inline std::vector<std::pair<std::string_view, std::int32_t>> user_defined_symbols(const Json& model, const Vocabulary& vocabulary) {
+  std::vector<std::pair<std::string_view, std::int32_t>> symbols;
+  for (const Json symbol : model.find("user_defined_symbols")) {
+    const TokenId id = vocabulary.find(symbol.as_string());
+    if (id < 0 || symbol.as_string().empty()) symbol.fail("is not in the vocabulary");
+    symbols.emplace_back(symbol.as_string(), id);
+  }
+  return symbols;
+}
+
 /// Byte pair encoding: Sennrich et al., arXiv:1508.07909. Always the pair that was merged first in training, the leftmost of several.
 class Bpe final : public TokenModel {
  public:
@@ -77,7 +89,11 @@ class Bpe final : public TokenModel {
     }
     if (json.get<bool>("byte_fallback", false))
       for (unsigned b = 0; b < 256; ++b) fallback_[b] = vocabulary.find(byte_token(b));
+    auto symbols = user_defined_symbols(json, vocabulary);
+    const bool whole = !symbols.empty();
+    user_defined_ = Trie(std::move(symbols));
     read_merges(json["merges"]);
+    metaspace_ = metaspace_ && !whole;
     for (unsigned b = 0; b < 256; ++b) {
       if (bytes_ || b < 128) {
         std::string letter;
@@ -91,6 +107,23 @@ class Bpe final : public TokenModel {
   bool splits_at_metaspace() const override { return metaspace_; }
 
   void encode(std::string_view piece, std::vector<TokenId>& ids, EncodeScratch& scratch) const override {
+    if (user_defined_.empty()) return encode_run(piece, ids, scratch);
+    std::size_t from = 0;
+    for (std::size_t at = 0; at < piece.size();) {
+      const auto [end, id] = user_defined_.longest(piece, at);
+      if (id == Trie::none) {
+        ++at;
+        continue;
+      }
+      if (from < at) encode_run(piece.substr(from, at - from), ids, scratch);
+      ids.push_back(id);
+      from = at = end;
+    }
+    if (from < piece.size()) encode_run(piece.substr(from), ids, scratch);
+  }
+
+ private:
+  void encode_run(std::string_view piece, std::vector<TokenId>& ids, EncodeScratch& scratch) const {
     if (ignore_merges_) {
       TokenId whole = -1;
       if (bytes_) {
@@ -155,7 +188,6 @@ class Bpe final : public TokenModel {
     merge(ids, scratch);
   }
 
- private:
   struct Merge {
     std::uint64_t pair = none;
     std::uint32_t rank = no_rank;
@@ -215,15 +247,17 @@ class Bpe final : public TokenModel {
       Merge& entry = const_cast<Merge&>(find(a, b));
       entry = {key(a, b), rank++, id};
     }
+    ranks_ = rank;
   }
 
   void merge(std::vector<TokenId>& ids, EncodeScratch& scratch) const {
-    // A scan over a short word's ranks beats a heap; a long word must not be quadratic.
-    constexpr std::size_t small = 40;
-    if (scratch.symbols.size() <= small) {
-      merge_small<small>(ids, scratch.symbols);
+    // A scan over a short word's ranks beats a heap; a long word must not be quadratic. Buckets have to pay for themselves.
+    constexpr std::size_t small = 40, large = 32768;
+    if (scratch.symbols.size() <= small) return merge_small<small>(ids, scratch.symbols);
+    if (scratch.symbols.size() <= std::max<std::size_t>(large, ranks_ / 2)) {
+      merge_in_order<Heap>(ids, scratch);
     } else {
-      merge_large(ids, scratch);
+      merge_in_order<Buckets>(ids, scratch);
     }
   }
 
@@ -261,7 +295,88 @@ class Bpe final : public TokenModel {
     ids.insert(ids.end(), word, word + size);
   }
 
-  void merge_large(std::vector<TokenId>& ids, EncodeScratch& scratch) const {
+  // Positions by rank, then from left to right: the next merge. A heap of both.
+  class Heap {
+   public:
+    explicit Heap(std::size_t) {}
+    void start(std::uint32_t rank, std::uint32_t at) { items_.push_back(std::uint64_t{rank} << 32 | at); }
+    void started() { std::make_heap(items_.begin(), items_.end(), std::greater<>()); }
+    void push(std::uint32_t rank, std::uint32_t at) {
+      start(rank, at);
+      std::push_heap(items_.begin(), items_.end(), std::greater<>());
+    }
+    bool pop(std::uint32_t& rank, std::uint32_t& at) {
+      if (items_.empty()) return false;
+      std::pop_heap(items_.begin(), items_.end(), std::greater<>());
+      rank = static_cast<std::uint32_t>(items_.back() >> 32);
+      at = static_cast<std::uint32_t>(items_.back());
+      items_.pop_back();
+      return true;
+    }
+
+   private:
+    std::vector<std::uint64_t> items_;
+  };
+
+  // The same for a word of many thousand symbols, where a heap's jumps through memory cost more than its steps: a list of
+  // positions per rank. Nearly all of a rank's positions are known before its turn comes and are then gone through in one sweep.
+  class Buckets {
+   public:
+    explicit Buckets(std::size_t ranks) : buckets_(ranks) {}
+    void start(std::uint32_t rank, std::uint32_t at) { push(rank, at); }
+    void started() {}
+    void push(std::uint32_t rank, std::uint32_t at) {
+      Bucket& bucket = buckets_[rank];
+      if (!bucket.open) {
+        bucket.open = true;
+        ranks_.push(rank);
+      }
+      if (!bucket.sweeping) {
+        bucket.positions.push_back(at);
+      } else {
+        bucket.late.push_back(at);
+        std::push_heap(bucket.late.begin(), bucket.late.end(), std::greater<>());
+      }
+    }
+    bool pop(std::uint32_t& rank, std::uint32_t& at) {
+      while (!ranks_.empty()) {
+        rank = ranks_.top();
+        Bucket& bucket = buckets_[rank];
+        if (!bucket.sweeping) {
+          if (!std::is_sorted(bucket.positions.begin(), bucket.positions.end())) std::sort(bucket.positions.begin(), bucket.positions.end());
+          bucket.sweeping = true;
+          bucket.done = 0;
+        }
+        const bool swept = bucket.done == bucket.positions.size();
+        if (swept && bucket.late.empty()) {
+          bucket = Bucket();
+          ranks_.pop();
+          continue;
+        }
+        if (swept || (!bucket.late.empty() && bucket.late.front() < bucket.positions[bucket.done])) {
+          std::pop_heap(bucket.late.begin(), bucket.late.end(), std::greater<>());
+          at = bucket.late.back();
+          bucket.late.pop_back();
+        } else {
+          at = bucket.positions[bucket.done++];
+        }
+        return true;
+      }
+      return false;
+    }
+
+   private:
+    struct Bucket {
+      std::vector<std::uint32_t> positions, late;  // late: a heap of those that came while the bucket's turn was on
+      std::size_t done = 0;
+      bool open = false, sweeping = false;
+    };
+    std::vector<Bucket> buckets_;
+    std::priority_queue<std::uint32_t, std::vector<std::uint32_t>, std::greater<>> ranks_;
+  };
+
+  template <class Queue>
+  void merge_in_order(std::vector<TokenId>& ids, EncodeScratch& scratch) const {
     constexpr std::uint32_t end = 0xFFFFFFFF;
     std::vector<TokenId>& word = scratch.symbols;
     const auto size = static_cast<std::uint32_t>(word.size());
@@ -269,8 +384,7 @@ class Bpe final : public TokenModel {
     scratch.merged.resize(size);
     scratch.previous.resize(size);
     scratch.next.resize(size);
-    std::vector<std::uint64_t> first;  // rank and position: the smallest is the next merge
-    first.reserve(size);
+    Queue queue(ranks_);
     const auto look = [&](std::uint32_t i) {
       const std::uint32_t after = scratch.next[i];
       const std::uint32_t before = scratch.rank[i];
@@ -285,14 +399,11 @@ class Bpe final : public TokenModel {
     for (std::uint32_t i = 0; i < size; ++i) {
       scratch.previous[i] = i == 0 ? end : i - 1;
       scratch.next[i] = i + 1 == size ? end : i + 1;
-      if (look(i)) first.push_back(std::uint64_t{scratch.rank[i]} << 32 | i);
+      if (look(i)) queue.start(scratch.rank[i], i);
     }
-    std::priority_queue<std::uint64_t, std::vector<std::uint64_t>, std::greater<>> queue(std::greater<>(), std::move(first));
-    while (!queue.empty()) {
-      const std::uint64_t top = queue.top();
-      queue.pop();
-      const auto at = static_cast<std::uint32_t>(top);
-      if (scratch.rank[at] != static_cast<std::uint32_t>(top >> 32)) continue;  // that pair is gone
+    queue.started();
+    for (std::uint32_t rank = 0, at = 0; queue.pop(rank, at);) {
+      if (scratch.rank[at] != rank) continue;  // that pair is gone
       const std::uint32_t right = scratch.next[at], after = scratch.next[right], before = scratch.previous[at];
       word[at] = scratch.merged[at];
       word[right] = -1;
@@ -300,15 +411,17 @@ class Bpe final : public TokenModel {
       scratch.rank[at] = no_rank;
       scratch.next[at] = after;
       if (after != end) scratch.previous[after] = at;
-      if (look(at)) queue.push(std::uint64_t{scratch.rank[at]} << 32 | at);
-      if (before != end && look(before)) queue.push(std::uint64_t{scratch.rank[before]} << 32 | before);
+      if (look(at)) queue.push(scratch.rank[at], at);
+      if (before != end && look(before)) queue.push(scratch.rank[before], before);
     }
     for (std::uint32_t i = 0; i != end; i = scratch.next[i]) ids.push_back(word[i]);
   }
 
   bool bytes_, fuse_ = false, ignore_merges_ = false, has_unk_ = false, metaspace_ = false;
   TokenId unk_ = -1;
+  std::uint32_t ranks_ = 0;  // that merges have
   std::string prefix_, suffix_, file_;
+  Trie user_defined_;
   std::vector<Merge> merges_;
   std::array<std::array<TokenId, 256>, 4> single_{};  // by "first of the word" | "last of the word" << 1
   std::array<TokenId, 256> fallback_ = [] {
@@ -337,12 +450,16 @@ class Unigram final : public TokenModel {
       const std::string_view piece = (*part).as_string();
       const double score = (*++part).as_double();
       const auto id = static_cast<TokenId>(scores_.size());
-      least = std::min(least, score);
       scores_.push_back(score);
       vocabulary.insert(piece, id);
       if (!piece.empty()) words.emplace_back(piece, id);
     }
     seal(vocabulary, vocab);
+    // A user-defined symbol's score is one that always wins: it says nothing about what an unknown character costs.
+    std::vector<bool> counts(scores_.size(), true);
+    for (const auto& [symbol, id] : user_defined_symbols(json, vocabulary)) counts[static_cast<std::size_t>(id)] = false;
+    for (std::size_t i = 0; i < scores_.size(); ++i)
+      if (counts[i]) least = std::min(least, scores_[i]);
     trie_ = Trie(std::move(words));
     unknown_score_ = least - 10.0;
     if (const Json unk = json.find("unk_id"); !unk.is_null()) {

@@ -58,7 +58,9 @@ inline std::string replace_all(std::string_view text, const Pattern& what, std::
 class Charsmap {
  public:
   explicit Charsmap(const Json& json) {
-    const std::string bytes = base64(json);
+    const std::optional<std::string> decoded = from_base64(json.as_string());
+    if (!decoded) json.fail("is not base64");
+    const std::string& bytes = *decoded;
     const auto word = [&](std::size_t at) {
       std::uint32_t value = 0;
       for (std::size_t i = 0; i < 4; ++i) value |= std::uint32_t{static_cast<unsigned char>(bytes[at + i])} << 8 * i;
@@ -116,29 +118,6 @@ class Charsmap {
       }
     }
     return std::nullopt;
-  }
-
-  static std::string base64(const Json& json) {
-    const std::string_view text = json.as_string();
-    std::string bytes;
-    bytes.reserve(text.size() / 4 * 3);
-    std::uint32_t bits = 0;
-    unsigned count = 0;
-    std::size_t size = text.size();
-    while (size > 0 && text[size - 1] == '=') --size;
-    if (text.size() - size > 2 || size % 4 == 1) json.fail("is not base64");
-    for (std::size_t i = 0; i < size; ++i) {
-      const char c = text[i];
-      const int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52
-                        : c == '+' ? 62 : c == '/' ? 63 : -1;
-      if (value < 0) json.fail("is not base64: byte " + std::to_string(i));
-      bits = bits << 6 | static_cast<std::uint32_t>(value);
-      if ((count += 6) >= 8) {
-        count -= 8;
-        bytes += static_cast<char>(static_cast<unsigned char>(bits >> count & 0xFFU));
-      }
-    }
-    return bytes;
   }
 
   std::vector<std::uint32_t> units_;

@@ -160,6 +160,16 @@ class Trie {
     return found == nullptr ? 0 : parent.first + static_cast<std::uint32_t>(static_cast<const char*>(found) - first);
   }
   std::int32_t value(std::uint32_t node) const noexcept { return nodes_[node].value; }
+  /// End and value of the longest word at `at`; value none if there is none.
+  std::pair<std::size_t, std::int32_t> longest(std::string_view text, std::size_t at) const noexcept {
+    std::pair<std::size_t, std::int32_t> best{at, none};
+    std::uint32_t node = 0;
+    while (at < text.size() && (node = child(node, text[at])) != 0) {
+      ++at;
+      if (nodes_[node].value != none) best = {at, nodes_[node].value};
+    }
+    return best;
+  }
   bool empty() const noexcept { return nodes_.size() == 1; }
 
  private:
@@ -172,6 +182,41 @@ class Trie {
   std::vector<char> labels_;
   std::vector<std::uint32_t> root_ = std::vector<std::uint32_t>(256, 0);
 };
+
+/// The bytes of a base64 text with or without its padding; none if it is no base64.
+inline std::optional<std::string> from_base64(std::string_view text) {
+  std::string bytes;
+  bytes.reserve(text.size() / 4 * 3);
+  std::uint32_t bits = 0;
+  unsigned count = 0;
+  const std::size_t whole = text.size();
+  while (text.ends_with('=')) text.remove_suffix(1);
+  if (whole - text.size() > 2 || text.size() % 4 == 1) return std::nullopt;
+  for (const char c : text) {
+    const int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52
+                      : c == '+' ? 62 : c == '/' ? 63 : -1;
+    if (value < 0) return std::nullopt;
+    bits = bits << 6 | static_cast<std::uint32_t>(value);
+    if ((count += 6) >= 8) {
+      count -= 8;
+      bytes += static_cast<char>(static_cast<unsigned char>(bits >> count & 0xFFU));
+    }
+  }
+  return bytes;
+}
+inline std::string to_base64(std::string_view bytes) {
+  constexpr char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  text.reserve((bytes.size() + 2) / 3 * 4);
+  for (std::size_t at = 0; at < bytes.size(); at += 3) {
+    const std::size_t count = std::min<std::size_t>(3, bytes.size() - at);
+    std::uint32_t bits = 0;
+    for (std::size_t i = 0; i < 3; ++i) bits = bits << 8 | (i < count ? static_cast<unsigned char>(bytes[at + i]) : 0U);
+    for (std::size_t i = 0; i <= count; ++i) text += letters[bits >> (18 - 6 * i) & 63U];
+    text.append(3 - count, '=');
+  }
+  return text;
+}
 
 /// GPT-2's bytes as visible characters: '!'..'~', U+00A1..U+00AC, U+00AE..U+00FF stand for themselves, the other 68 bytes are U+0100 upwards.
 struct ByteAlphabet {

@@ -5,6 +5,7 @@
 #include <chiasm/impl/unicode_tables.hpp>
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <vector>
 
@@ -102,6 +103,9 @@ CHIASM_INLINE void append(std::string& text, char32_t code) {
 CHIASM_INLINE bool is_valid(std::string_view text) noexcept {
   std::size_t bad = 0;
   for (std::size_t at = 0; at < text.size();) {
+    std::uint64_t eight = 0;  // ASCII comes in long runs
+    while (text.size() - at >= 8 && (std::memcpy(&eight, text.data() + at, 8), (eight & 0x8080808080808080U) == 0)) at += 8;
+    if (at == text.size()) break;
     const std::size_t size = detail::sequence(text, at, bad);
     if (size == 0) return false;
     at += size;

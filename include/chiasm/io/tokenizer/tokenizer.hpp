@@ -1,4 +1,4 @@
-/// Tokenizer: text to token ids and back, as a tokenizer.json of Hugging Face's `tokenizers` says.
+/// Tokenizer: text to token ids and back, as a tokenizer.json of Hugging Face's `tokenizers` says, or the files that came before it.
 #pragma once
 
 #include <chiasm/core/error.hpp>
@@ -26,12 +26,20 @@ class Tokenizer {
   static Tokenizer from_file(const std::string& tokenizer_json);
   /// The same of a parsed document. Throws ConfigError, UnsupportedError.
   static Tokenizer from_json(const Json& tokenizer);
-  /// A checkpoint's folder, or its tokenizer.json: also applies what stands beside it as transformers' AutoTokenizer does, the added and
-  /// special tokens of tokenizer_config.json or special_tokens_map.json, and the tokenizer class where it decodes in a way of its own
-  /// (CLIPTokenizer). The pipeline is always the file's (transformers 5 builds LlamaTokenizer's anew, without its normalizer).
-  /// A file of another name is read alone. Throws as from_file does.
-  static Tokenizer load(const std::string& folder_or_file);
+  /// A checkpoint's tokenizer: tokenizer.json, and where there is none vocab.json and merges.txt (GPT-2, OPT, RoBERTa, Qwen2, CLIP, Whisper), a
+  /// SentencePiece tokenizer.model, spiece.model or sentencepiece.bpe.model, tiktoken's text as tokenizer.model or qwen.tiktoken, or vocab.txt (BERT).
+  /// Also applies what stands beside it as transformers' AutoTokenizer does: the added and special tokens of tokenizer_config.json,
+  /// special_tokens_map.json or added_tokens.json, and the tokenizer class where it decodes in a way of its own (CLIPTokenizer). A tokenizer.json's
+  /// pipeline is always the file's (transformers 5 builds LlamaTokenizer's anew, without its normalizer). For the other files it is the one
+  /// of tokenizer_class, else of config.json's model_type, else what the file itself speaks for; a SentencePiece BPE file gives
+  /// sentencepiece's ids, also where transformers' conversion does not (its merges split "a  b" otherwise), unless "legacy" is false.
+  /// Throws as from_file does; FileError where there is none of these files, FormatError for one that is malformed.
   static Tokenizer load(const Checkpoint& checkpoint);
+  /// The same of one of these files, by its name in the checkpoint, whichever others there are.
+  static Tokenizer load(const Checkpoint& checkpoint, const std::string& file);
+  /// A folder, or one of these files in it. A file of another name is read alone: *.json as tokenizer.json, *.txt as vocab.txt, and else
+  /// what its content is.
+  static Tokenizer load(const std::string& folder_or_file);
 
   struct Encoding {
     std::vector<TokenId> ids, type_ids;  // of equal length
@@ -55,6 +63,9 @@ class Tokenizer {
   std::size_t size() const;
   /// Whether decode() leaves the token out when asked to skip special tokens.
   bool is_special(TokenId id) const;
+  /// What a token adds to a text, in bytes ("Ġthe" is " the", <0xE2> is a byte and no character yet); `first`: as the first token of a text. Empty for
+  /// an id that is not there. Throws UnsupportedError: a decoder by which that depends on the tokens around it (CTC, BPEDecoder, CLIP's).
+  std::string bytes(TokenId id, bool first = false) const;
 
   /// Named tokens of tokenizer_config.json or special_tokens_map.json; none unless load() found them there.
   std::optional<TokenId> bos() const;
