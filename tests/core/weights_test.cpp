@@ -101,3 +101,24 @@ TEST_CASE("renamed, merged and extended trees") {
 TEST_CASE("two tensors of one name are refused") {
   CHECK_THROWS_AS(Weights({make("a", {1}), make("a", {1})}, "two"), WeightError);
 }
+
+TEST_CASE("a tree that takes note finds all that is wrong") {
+  std::vector<WeightError> findings;
+  const Weights w = tree().noting(findings);
+  const Weights layer = (w / "model" / "layers" / 0).renamed([](std::string_view name) { return std::string(name); });
+  CHECK(layer.get("q.weight", {4, 3}).dtype() == DType::bf16);  // as it is
+  CHECK(layer.get("q.weight", {3, 4}).shape() == Shape{3, 4});
+  CHECK(layer.get("k.weight", {1 << 20, 1 << 10}).shape() == Shape{1 << 20, 1 << 10});
+  CHECK(layer.get("scale").to_f32().data()[0] == 0);
+  CHECK(layer.tensor("k.bias", {4}).data()[3] == 0);
+  layer.expect_all_used();
+  REQUIRE(findings.size() == 5);
+  CHECK(std::string(findings[0].what()) == "model.safetensors: 'model.layers.0.q.weight' is bf16 (4, 3), expected (3, 4)");
+  CHECK(findings[1].have == "missing");
+  CHECK(findings[1].want == "(1048576, 1024)");
+  CHECK(findings[2].tensor == "scale");
+  CHECK(findings[3].tensor == "k.bias");
+  CHECK(findings[4].tensor == "model.layers.0.q.bias");
+  CHECK_THROWS_AS(layer.tensor("table", {1 << 20, 1 << 10}), ShapeError);
+  CHECK_THROWS_AS(tree().get("k.weight", {1}), WeightError);
+}

@@ -21,7 +21,7 @@ void check_case(const std::string& folder) {
     const auto& actual = result.tensors.entries().at(name);
     const chiasm::Weight want = expected.get(name);
     REQUIRE(std::vector<std::size_t>(want.shape().begin(), want.shape().end()) == actual.shape);
-    if (actual.dtype == "I64") {
+    if (actual.dtype == chiasm::DType::i64) {
       const chiasm::Tensor ids = want.to_f32();
       for (std::size_t i = 0; i < ids.size(); ++i) {
         std::int64_t id = 0;

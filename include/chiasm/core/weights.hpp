@@ -49,6 +49,10 @@ class Weights {
   Weights merged(const Weights& more) const;
   /// The same tree with `extra` in it, replacing one of that name.
   Weights with(Weight extra) const;
+  /// The same tensors in a tree that takes note and goes on, so that a model's constructor meets all that is wrong with a checkpoint, not only
+  /// the first: get() and tensor() add a WeightError to `findings` for what is missing or of another shape and return zeros, expect_all_used()
+  /// adds one for each tensor left over, and nothing is converted. A model with findings is of no use. `findings` must outlive the tree.
+  Weights noting(std::vector<WeightError>& findings) const;
 
   /// Names below this node, sorted, without its prefix.
   std::vector<std::string> names() const;
@@ -61,6 +65,7 @@ class Weights {
  private:
   struct Store;
   const Weight* find(std::string_view name) const;
+  const Weight* find(std::string_view name, const Shape& shape) const;
   std::shared_ptr<Store> store_;
   std::string prefix_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -15,13 +16,14 @@ static_assert(std::endian::native == std::endian::little, "weights are read as t
 
 namespace detail {
 
+inline constexpr std::pair<std::string_view, DType> safetensors_dtypes[] = {
+    {"F32", DType::f32},         {"F16", DType::f16},         {"BF16", DType::bf16},       {"F64", DType::f64},
+    {"F8_E4M3", DType::f8_e4m3}, {"F8_E5M2", DType::f8_e5m2}, {"F8_E8M0", DType::f8_e8m0}, {"I8", DType::i8},
+    {"U8", DType::u8},           {"I16", DType::i16},         {"U16", DType::u16},         {"I32", DType::i32},
+    {"U32", DType::u32},         {"I64", DType::i64},         {"U64", DType::u64},         {"BOOL", DType::boolean}};
+
 inline std::optional<DType> safetensors_dtype(std::string_view name) noexcept {
-  constexpr std::pair<std::string_view, DType> known[] = {
-      {"F32", DType::f32},         {"F16", DType::f16},         {"BF16", DType::bf16},       {"F64", DType::f64},
-      {"F8_E4M3", DType::f8_e4m3}, {"F8_E5M2", DType::f8_e5m2}, {"F8_E8M0", DType::f8_e8m0}, {"I8", DType::i8},
-      {"U8", DType::u8},           {"I16", DType::i16},         {"U16", DType::u16},         {"I32", DType::i32},
-      {"U32", DType::u32},         {"I64", DType::i64},         {"U64", DType::u64},         {"BOOL", DType::boolean}};
-  for (const auto& [key, dtype] : known)
+  for (const auto& [key, dtype] : safetensors_dtypes)
     if (key == name) return dtype;
   return std::nullopt;
 }
@@ -202,6 +204,96 @@ CHIASM_INLINE Weights read_safetensors_index(const std::string& path, WeightKind
     }
   };
   return Weights(read_safetensors_shards(FileMap::open(path), open, [](std::string_view, std::size_t, std::size_t) {}), path, kind);
+}
+
+namespace detail {
+
+/// `text` as JSON has it between quotation marks.
+inline void append_json_string(std::string& to, std::string_view text) {
+  to += '"';
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      to += {'\\', c};
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      constexpr char digits[] = "0123456789abcdef";
+      to += {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
+    } else {
+      to += c;
+    }
+  }
+  to += '"';
+}
+
+/// A file under another name until it is whole; then it takes its name.
+class NewFile {
+ public:
+  explicit NewFile(const std::string& path) : path_(path), part_(path + ".part"), file_(std::fopen(part_.c_str(), "wb")) {
+    if (file_ == nullptr) refuse();
+  }
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+  ~NewFile() {
+    if (file_ != nullptr) {
+      std::fclose(file_);
+      std::remove(part_.c_str());
+    }
+  }
+  void write(const void* bytes, std::size_t count) {
+    if (count > 0 && std::fwrite(bytes, 1, count, file_) != count) refuse();
+  }
+  void finish() {
+    const int closed = std::fclose(std::exchange(file_, nullptr));
+    if (closed != 0 || std::rename(part_.c_str(), path_.c_str()) != 0) {
+      std::remove(part_.c_str());
+      refuse();
+    }
+  }
+
+ private:
+  [[noreturn]] void refuse() const { throw FileError(path_, "cannot be written"); }
+  std::string path_, part_;
+  std::FILE* file_;
+};
+
+}  // namespace detail
+
+CHIASM_INLINE void write_safetensors(const std::string& path, std::span<const Weight> tensors, std::span<const std::pair<std::string, std::string>> metadata) {
+  std::string header = "{";
+  if (!metadata.empty()) {
+    header += "\"__metadata__\":{";
+    for (const auto& [key, value] : metadata) {
+      detail::append_json_string(header, key);
+      header += ':';
+      detail::append_json_string(header, value);
+      header += ',';
+    }
+    header.back() = '}';
+    header += ',';
+  }
+  std::set<std::string_view> names;
+  std::size_t offset = 0;
+  for (const Weight& tensor : tensors) {
+    if (!names.insert(tensor.name()).second) throw WeightError(path, tensor.name(), "twice among the tensors to write", "one tensor of each name");
+    detail::append_json_string(header, tensor.name());
+    const auto* const dtype = std::find_if(std::begin(detail::safetensors_dtypes), std::end(detail::safetensors_dtypes),
+                                           [&](const auto& known) { return known.second == tensor.dtype(); });
+    header += ":{\"dtype\":\"" + std::string(dtype->first) + "\",\"shape\":[";
+    for (const std::size_t extent : tensor.shape()) header.append(std::to_string(extent)).append(1, ',');
+    if (tensor.shape().rank() > 0) header.pop_back();
+    header.append("],\"data_offsets\":[").append(std::to_string(offset)).append(1, ',');
+    header.append(std::to_string(offset + tensor.bytes())).append("]},");
+    offset += tensor.bytes();
+  }
+  if (header.size() > 1) header.back() = '}';
+  else header += '}';
+  header.append((8 - header.size() % 8) % 8, ' ');  // so that the data are aligned
+
+  detail::NewFile file(path);
+  const std::uint64_t length = header.size();
+  file.write(&length, sizeof length);
+  file.write(header.data(), header.size());
+  for (const Weight& tensor : tensors) file.write(tensor.data(), tensor.bytes());
+  file.finish();
 }
 
 }  // namespace chiasm

@@ -2,7 +2,10 @@
 
 #include <chiasm/core/weights.hpp>
 
+#include <algorithm>
+#include <cstdlib>
 #include <map>
+#include <new>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -14,11 +17,25 @@ struct Weights::Store {
   std::map<std::string, Entry, std::less<>> entries;
   std::string source;
   WeightKind kind = WeightKind::keep;
+  std::vector<WeightError>* findings = nullptr;  // of noting()
+
+  // Throws, or takes note.
+  void report(WeightError error) const {
+    if (findings == nullptr) throw error;
+    findings->push_back(std::move(error));
+  }
+  // Zeros in the place of a tensor that is not there. The system backs large ones only where somebody reads them.
+  static Weight zeros(std::string name, Shape shape) {
+    std::shared_ptr<void> owner(std::calloc(std::max<std::size_t>(shape.size(), 1), sizeof(float)), std::free);
+    if (!owner) throw std::bad_alloc();
+    const auto* const data = static_cast<const std::byte*>(owner.get());
+    return Weight(std::move(name), DType::f32, shape, data, std::move(owner), "<none>");
+  }
 
   // A weight keeps the name that it has in its file, whatever a model calls it: messages then say what a user can find.
   void add(const std::string& name, Weight weight) {
     const auto [entry, fresh] = entries.try_emplace(name);
-    if (!fresh) throw WeightError(weight.file(), weight.name(), "there twice as '" + name + "'", "one tensor");
+    if (!fresh) return report(WeightError(weight.file(), weight.name(), "there twice as '" + name + "'", "one tensor"));
     entry->second.weight = std::move(weight);
   }
   auto below(std::string_view prefix) {
@@ -54,24 +71,34 @@ CHIASM_INLINE const Weight* Weights::find(std::string_view name) const {
 
 CHIASM_INLINE Weight Weights::get(std::string_view name) const {
   const Weight* weight = find(name);
-  if (weight == nullptr) throw WeightError(store_->source, prefix_ + std::string(name), "missing", "a tensor");
+  if (weight == nullptr) {
+    store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", "a tensor"));
+    return Store::zeros(prefix_ + std::string(name), Shape{1});
+  }
+  if (store_->findings != nullptr) return *weight;
   const bool has_kernels = static_cast<std::size_t>(weight->dtype()) < float_kinds;
   if (store_->kind == WeightKind::keep) return has_kernels ? *weight : weight->to(DType::f32);
   return weight->to(store_->kind == WeightKind::bf16 && weight->shape().rank() >= 2 ? DType::bf16 : DType::f32);
 }
 
-CHIASM_INLINE Weight Weights::get(std::string_view name, Shape shape) const {
+CHIASM_INLINE const Weight* Weights::find(std::string_view name, const Shape& shape) const {
   const Weight* weight = find(name);
-  if (weight == nullptr) throw WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string());
-  if (!(weight->shape() == shape)) throw WeightError(weight->file(), weight->name(), weight->describe(), shape.to_string());
-  return get(name);
+  if (weight == nullptr) store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string()));
+  else if (!(weight->shape() == shape)) store_->report(WeightError(weight->file(), weight->name(), weight->describe(), shape.to_string()));
+  else return weight;
+  return nullptr;
+}
+
+CHIASM_INLINE Weight Weights::get(std::string_view name, Shape shape) const {
+  return find(name, shape) != nullptr ? get(name) : Store::zeros(prefix_ + std::string(name), shape);
 }
 
 CHIASM_INLINE Tensor Weights::tensor(std::string_view name, Shape shape) const {
-  const Weight* weight = find(name);
-  if (weight == nullptr) throw WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string());
-  if (!(weight->shape() == shape)) throw WeightError(weight->file(), weight->name(), weight->describe(), shape.to_string());
-  return weight->to_f32();
+  const Weight* weight = find(name, shape);
+  if (weight != nullptr) return weight->to_f32();
+  // A vector or a small table. Zeros of any other size would be an allocation that a file asks for and nothing backs.
+  if (shape.size() > (std::size_t{1} << 26)) throw ShapeError("Weights::tensor", prefix_ + std::string(name) + " " + shape.to_string());
+  return Tensor(shape);
 }
 
 CHIASM_INLINE bool Weights::contains(std::string_view name) const {
@@ -91,8 +118,14 @@ CHIASM_INLINE void Weights::expect_all_used() const {
   const auto [first, last] = store_->below(prefix_);
   const Weight* unused = nullptr;
   std::size_t count = 0;
-  for (auto entry = first; entry != last; ++entry)
-    if (!entry->second.used && count++ == 0) unused = &entry->second.weight;
+  for (auto entry = first; entry != last; ++entry) {
+    const Weight& weight = entry->second.weight;
+    if (entry->second.used) continue;
+    if (store_->findings != nullptr)
+      store_->report(WeightError(weight.file(), weight.name(), "not used (" + weight.describe() + ")", "a tensor that the model of this config.json has"));
+    else if (count++ == 0)
+      unused = &weight;
+  }
   if (unused != nullptr)
     throw WeightError(unused->file(), unused->name(), "not used (" + unused->describe() + ", one of " + std::to_string(count) + ")",
                       "a tensor that the model of this config.json has");
@@ -100,6 +133,7 @@ CHIASM_INLINE void Weights::expect_all_used() const {
 
 CHIASM_INLINE Weights Weights::renamed(FunctionRef<std::string(std::string_view)> rename) const {
   Weights other({}, store_->source, store_->kind);
+  other.store_->findings = store_->findings;
   const auto [first, last] = store_->below(prefix_);
   for (auto entry = first; entry != last; ++entry) {
     const Weight& weight = entry->second.weight;
@@ -122,6 +156,12 @@ CHIASM_INLINE Weights Weights::with(Weight extra) const {
   Weights other = renamed(keep);
   const std::string name = extra.name();
   other.store_->add(name, std::move(extra));
+  return other;
+}
+
+CHIASM_INLINE Weights Weights::noting(std::vector<WeightError>& findings) const {
+  Weights other = renamed([](std::string_view name) { return std::string(name); });
+  other.store_->findings = &findings;
   return other;
 }
 

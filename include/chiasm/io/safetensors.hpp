@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
@@ -39,6 +40,10 @@ Weights read_safetensors_index(const std::string& path, WeightKind kind = Weight
 /// As above, where `open` gives a shard by its file name and `progress` hears of each shard read: (name, done, total).
 std::vector<Weight> read_safetensors_shards(const FileMap& index, FunctionRef<FileMap(const std::string& shard)> open,
                                             FunctionRef<void(std::string_view shard, std::size_t done, std::size_t total)> progress);
+
+/// Writes tensors, in this order, and texts as `__metadata__`. The file appears under its name when it is whole. Throws FileError; WeightError where two
+/// tensors have one name.
+void write_safetensors(const std::string& path, std::span<const Weight> tensors, std::span<const std::pair<std::string, std::string>> metadata = {});
 
 }  // namespace chiasm
 
