@@ -336,11 +336,10 @@ class Run {
       if (const Value* value = at->find(name)) return *value;
     if (!missing(globals_[name])) return globals_[name];
     const std::string& text = program_.names[name];
-    constexpr std::array<const char*, 5> functions = {"raise_exception", "namespace", "range", "dict", "strftime_now"};
+    constexpr std::array<const char*, 7> functions = {"raise_exception", "namespace", "range", "dict", "strftime_now", "cycler", "joiner"};
     for (std::size_t i = 0; i < functions.size(); ++i)
       if (text == functions[i]) return Access::function(static_cast<Function>(i));
-    for (const char* known : {"cycler", "joiner", "lipsum"})
-      if (text == known) unsupported("function '" + text + "'");
+    if (text == "lipsum") unsupported("function 'lipsum'");
     return make_undefined(quote(text) + " is undefined");
   }
 
@@ -622,6 +621,7 @@ class Run {
         return a * b;
       case Expr::Op::power:
         if (a == 0 && b < 0) fail("division by zero");
+        if (a < 0 && std::isfinite(b) && b != std::floor(b)) fail("a root of a negative number");
         return std::pow(a, b);
       default:
         break;
@@ -673,8 +673,7 @@ class Run {
       case Kind::string: {
         const Characters characters(string(value));
         spend(characters.size());
-        for (std::size_t i = 0; i < characters.size(); ++i)
-          items.push_back(Access::markup(Value(characters[i]), Access::markup(value)));
+        for (std::size_t i = 0; i < characters.size(); ++i) items.emplace_back(characters[i]);  // of markup, too: plain strings
         break;
       }
       case Kind::list:
@@ -811,14 +810,23 @@ class Run {
           if (key == name) return item;
         break;
       case Kind::macro:
-        if (name == "name") return Access::get<Macro>(value).name;
+        if (const std::optional<Value> found = macro_attribute(Access::get<Macro>(value), name)) return *found;
+        break;
+      case Kind::method:
+        if (const std::optional<Value> found = cycler_attribute(value, name)) return *found;
+        break;
+      case Kind::function:
+        if (static_cast<Function>(integer(value)) == Function::dict && name == "fromkeys") return Access::function(Function::fromkeys);
         break;
       case Kind::string:
       case Kind::list:
       case Kind::tuple:
       case Kind::dict:
+      case Kind::boolean:
       case Kind::integer:
       case Kind::number:
+        if (is_numeric(value) && name == "real") return is(value, Kind::number) ? value : Value(integer(value));
+        if (is_numeric(value) && name == "imag") return is(value, Kind::number) ? Value(0.0) : Value(0);
         switch (method_of(value.kind(), name)) {
           case MethodKind::known:
           case MethodKind::unknown:
@@ -837,6 +845,49 @@ class Run {
         break;
     }
     return make_undefined(std::string(type_name(value)) + " has no attribute " + quote(name));
+  }
+  std::optional<Value> macro_attribute(const Macro& macro, const std::string& name) {
+    const Signature& signature = macro.statement->signature;
+    if (name == "name") return macro.name;
+    if (name == "catch_varargs") return signature.varargs;
+    if (name == "catch_kwargs") return signature.kwargs;
+    if (name == "caller") return signature.caller;
+    if (name != "arguments") return std::nullopt;
+    std::vector<Value> names;
+    for (const std::uint32_t parameter : signature.names) names.emplace_back(program_.names[parameter]);
+    return list_of(std::move(names), Kind::tuple);
+  }
+  // cycler() and joiner() are methods that keep their place in a namespace of their own.
+  Value counter(const char* kind, Value what) {
+    const auto space = std::make_shared<Attributes>();
+    spaces_.push_back(space);
+    space->items = {{"what", std::move(what)}, {"at", Value(0)}};
+    return Access::make(Kind::method, std::make_shared<Method>(Method{Access::make(Kind::attributes, space), kind}));
+  }
+  std::optional<Value> cycler_attribute(const Value& value, const std::string& name) {
+    const Method& bound = Access::get<Method>(value);
+    if (bound.name != "cycler") return std::nullopt;
+    const Attributes& state = Access::get<Attributes>(bound.self);
+    if (name == "current") return sequence(state.items[0].second).items[static_cast<std::size_t>(integer(state.items[1].second))];
+    if (name == "next" || name == "reset") return Access::make(Kind::method, std::make_shared<Method>(Method{bound.self, name}));
+    return std::nullopt;
+  }
+  Value count_on(const Method& bound, const Arguments& given) {
+    bind(bound.name, given, {}, 0);
+    auto& state = const_cast<Attributes&>(Access::get<Attributes>(bound.self));
+    const Value what = state.items[0].second;
+    Value& at = state.items[1].second;
+    if (bound.name == "joiner") {
+      if (integer(at) > 0) return what;
+      at = Value(1);
+      return Value("");
+    }
+    if (bound.name == "cycler") fail("a cycler is not callable");
+    if (bound.name == "reset") return at = Value(0), Value();
+    const auto& items = sequence(what).items;
+    const Value now = items[static_cast<std::size_t>(integer(at))];
+    at = Value((integer(at) + 1) % static_cast<std::int64_t>(items.size()));
+    return now;
   }
   Value item(const Value& value, const Value& key) {
     if (is(value, Kind::undefined)) fail(why(value));
@@ -892,6 +943,11 @@ class Run {
     for (std::int64_t i = begin; step < 0 ? i > end : i < end;) {
       picked.push_back(sequence(value).items[static_cast<std::size_t>(i)]);
       if (__builtin_add_overflow(i, step, &i)) break;
+    }
+    // Elsewhere nobody can tell the part of a range from a list.
+    if (is(value, Kind::range) && picked.size() > 1) {
+      const std::int64_t first = integer(picked[0]), by = integer(picked[1]) - first, after = first + by * static_cast<std::int64_t>(picked.size());
+      return list_of(std::move(picked), Kind::range, range_name(first, after, by));
     }
     return list_of(std::move(picked), is(value, Kind::tuple) ? Kind::tuple : Kind::list);
   }
@@ -1003,6 +1059,7 @@ class Run {
         return call_function(static_cast<Function>(integer(callee)), given);
       case Kind::method: {
         const Method& bound = Access::get<Method>(callee);
+        if (is(bound.self, Kind::attributes)) return count_on(bound, given);
         return is(bound.self, Kind::loop) ? loop_method(bound.self, bound.name, given) : method(bound.self, bound.name, given);
       }
       case Kind::loop: {
@@ -1114,6 +1171,22 @@ class Run {
       }
       case Function::dict:
         return dict_from(given);
+      case Function::cycler:
+        if (given.positional.empty() || !given.named.empty()) fail("cycler needs items");
+        return counter("cycler", list_of(given.positional, Kind::tuple));
+      case Function::joiner: {
+        const auto separator = bind("joiner", given, {"sep"}, 0);
+        return counter("joiner", missing(separator[0]) ? Value(", ") : separator[0]);
+      }
+      case Function::fromkeys: {
+        const auto args = bind("fromkeys", given, {"iterable", "value"}, 1);
+        const auto box = std::make_shared<Dict>();
+        for (const Value& key : elements(args[0])) {
+          hashable(key);
+          insert(*box, key, missing(args[1]) ? Value() : args[1]);
+        }
+        return Access::make(Kind::dict, box);
+      }
     }
     fail("unknown function");
   }
@@ -1150,9 +1223,10 @@ class Run {
       items.emplace_back(i);
       if (__builtin_add_overflow(i, step, &i)) break;
     }
-    return list_of(
-        std::move(items), Kind::range,
-        "range(" + std::to_string(begin) + ", " + std::to_string(end) + (step == 1 ? "" : ", " + std::to_string(step)) + ")");
+    return list_of(std::move(items), Kind::range, range_name(begin, end, step));
+  }
+  static std::string range_name(std::int64_t begin, std::int64_t end, std::int64_t step) {
+    return "range(" + std::to_string(begin) + ", " + std::to_string(end) + (step == 1 ? "" : ", " + std::to_string(step)) + ")";
   }
 
   // In jinja_text.ipp.
@@ -1164,11 +1238,12 @@ class Run {
   Value split(const std::string& text, const std::vector<Value>& given, bool from_right, bool markup);
   std::string replace(const std::string& text, const std::string& from, const std::string& to, std::int64_t count);
   std::string percent_format(const std::string& format, const Value& values, bool markup);
-  std::string brace_format(const std::string& format, const Arguments& given);
+  std::string brace_format(const std::string& format, const Arguments& given, bool markup);
   std::string format_value(const Value& value, const std::string& spec);
   std::string strftime(const std::string& format);
   std::string pad(const std::string& text, std::int64_t width, const std::string& fill, char align);
   std::string lower(const std::string& text);
+  std::string casefold(const std::string& text);
   std::string upper(const std::string& text);
   std::string initial(const std::string& character);
   std::string title(const std::string& text);

@@ -105,6 +105,7 @@ inline Value Run::text_filter(const std::string& name, const Value& value, const
     return result(percent_format(own, dict_from(given), markup));
   }
   if (name == "indent") {
+    if (!is(value, Kind::string)) fail(is(value, Kind::undefined) ? why(value) : std::string("indent of ") + type_name(value));
     const auto args = bind(name, given, {"width", "first", "blank"}, 0);
     const std::string by =
         !missing(args[0]) && is(args[0], Kind::string) ? string(args[0]) : pad("", whole(args[0], 4), " ", '<');
@@ -126,6 +127,10 @@ inline Value Run::text_filter(const std::string& name, const Value& value, const
     const auto end_size = static_cast<std::int64_t>(Characters(end).size());
     const std::int64_t most = whole(args[0], 255), leeway = missing(args[3]) || is(args[3], Kind::none) ? 5 : whole(args[3], 5);
     if (most < end_size) fail("truncate: length is shorter than the end");
+    if (!is(value, Kind::string)) {
+      if (size_of(value) <= most + leeway) return value;
+      fail(std::string("truncate of ") + type_name(value));
+    }
     const Characters characters(own);
     if (static_cast<std::int64_t>(characters.size()) <= most + leeway) return result(own);
     std::string cut(characters.between(0, static_cast<std::size_t>(most - end_size)));
@@ -314,15 +319,12 @@ inline Value Run::sort_key(const Value& value, const Value& attribute, bool case
   return !case_sensitive && is(key, Kind::string) ? Value(lower(string(key))) : key;
 }
 inline void Run::sort(std::vector<Value>& items, const Value& attribute, bool case_sensitive, bool reverse) {
-  std::vector<Value> attributes;
+  // Jinja compares lists of keys, in which undefined ones are equal.
+  std::vector<Value> attributes = {attribute};
   if (is(attribute, Kind::string))
     attributes = sequence(split(string(attribute), {Value(","), Access::make(Kind::undefined, nullptr)}, false, false)).items;
   std::vector<std::pair<Value, std::size_t>> keyed;
   for (std::size_t i = 0; i < items.size(); ++i) {
-    if (attributes.size() < 2) {
-      keyed.emplace_back(sort_key(items[i], attribute, case_sensitive), i);
-      continue;
-    }
     std::vector<Value> keys;
     for (const Value& one : attributes) keys.push_back(sort_key(items[i], one, case_sensitive));
     keyed.emplace_back(make_sequence(std::move(keys)), i);
@@ -478,6 +480,9 @@ inline Value Run::group(const Value& value, const Arguments& given) {
   };
   std::vector<Value> pairs;
   for (const Value& item : elements(value)) pairs.push_back(pair(key_of(item), item));
+  if (pairs.size() > 1)
+    for (const Value& entry : pairs)
+      if (const Value& key = sequence(entry).items[0]; is(key, Kind::undefined)) fail(why(key));
   sort(pairs, Value(0), true, false);
   std::vector<Value> groups;
   for (std::size_t at = 0; at < pairs.size();) {
@@ -509,7 +514,7 @@ inline bool Run::test(const std::string& name, const Value& value, const Argumen
   if (name == "divisibleby" || name == "odd" || name == "even") {
     const Value by = name == "divisibleby" ? other() : Value(2);
     const Value rest = arithmetic(Expr::Op::modulo, value, by);
-    return is(rest, Kind::string) ? false : (number(rest) == 0) == (name != "odd");
+    return !is(rest, Kind::string) && number(rest) == (name == "odd" ? 1 : 0);
   }
   bind(name, given, {}, 0);
   if (name == "defined") return !is(value, Kind::undefined);

@@ -672,7 +672,9 @@ class Parser {
       }
     } else if (tag == "for") {
       result.op = Stmt::Op::for_;
+      ++fors_;
       result.targets.push_back(target_tuple(false, false));
+      keep_loop(token, result.targets[0]);
       if (!skip_name("in")) fail("'in' expected, found " + describe(now()));
       result.exprs.push_back(tuple(false, false));
       if (skip_name("if")) result.exprs.push_back(expression());
@@ -684,8 +686,10 @@ class Parser {
         result.bodies.push_back(last_block("endfor"));
       else
         next();
+      --fors_;
     } else if (tag == "set") {
       result.targets.push_back(target_tuple(true, false));
+      keep_loop(token, result.targets[0]);
       if (skip_op("=")) {
         result.op = Stmt::Op::set;
         result.exprs.push_back(tuple(true, false));
@@ -742,6 +746,11 @@ class Parser {
     }
     return result;
   }
+  // Inside of a for, and as its target, `loop` is not assigned to.
+  void keep_loop(const Token& token, const Target& target) const {
+    if (fors_ > 0 && !target.is_tuple && target.attribute.empty() && target.name == name_loop) fail(token, "'loop' cannot be assigned to in a 'for'");
+    for (const Target& part : target.parts) keep_loop(token, part);
+  }
   // The body of something that gathers its output: break and continue do not reach out of it.
   Body function_body(std::string_view end) {
     const std::uint32_t loops = std::exchange(loops_, 0);
@@ -755,7 +764,7 @@ class Parser {
   std::unordered_map<std::string, std::uint32_t> numbers_;
   std::vector<Signature*> signatures_;
   std::size_t at_ = 0;
-  std::uint32_t open_ = 0, loops_ = 0;
+  std::uint32_t open_ = 0, loops_ = 0, fors_ = 0;
 };
 
 }  // namespace detail::jinja

@@ -42,10 +42,10 @@ inline Run::MethodKind Run::method_of(Kind kind, const std::string& name) {
     case Kind::dict:
       return kind_of("get items keys values copy", "clear pop popitem setdefault update", "fromkeys");
     case Kind::number:
-      return kind_of("is_integer", "", "as_integer_ratio hex fromhex conjugate real imag");
+      return kind_of("is_integer", "", "as_integer_ratio hex fromhex conjugate");
     default:
       return kind_of("", "",
-                     "bit_length bit_count to_bytes from_bytes as_integer_ratio conjugate real imag numerator denominator");
+                     "bit_length bit_count to_bytes from_bytes as_integer_ratio conjugate numerator denominator");
   }
 }
 
@@ -102,7 +102,8 @@ inline Value Run::string_method(const Value& self, const std::string& name, cons
     const std::string &from = text_of(args[0]), to = markup ? markup_text(args[1]) : text_of(args[1]);
     return result(replace(own, from, to, whole(args[2], -1)));
   }
-  if (name == "lower" || name == "casefold") return bind(name, given, {}, 0), result(lower(own));
+  if (name == "lower") return bind(name, given, {}, 0), result(lower(own));
+  if (name == "casefold") return bind(name, given, {}, 0), result(casefold(own));
   if (name == "upper") return bind(name, given, {}, 0), result(upper(own));
   if (name == "title") return bind(name, given, {}, 0), result(title(own));
   if (name == "capitalize") return bind(name, given, {}, 0), result(capitalize(own));
@@ -210,13 +211,13 @@ inline Value Run::string_method(const Value& self, const std::string& name, cons
     }
     return result(std::move(expanded));
   }
-  if (name == "format") return result(brace_format(own, given));
+  if (name == "format") return result(brace_format(own, given, markup));
   if (name == "format_map") {
     Arguments named;
     const auto args = bind(name, given, {"mapping"}, 1);
     if (!is(args[0], Kind::dict)) fail("format_map needs a dict");
     for (const auto& [key, value] : dictionary(args[0]).items) named.named.emplace_back(str(key), value);
-    return result(brace_format(own, named));
+    return result(brace_format(own, named, markup));
   }
   bind(name, given, {}, 0);
   return is_method(own, name);
@@ -437,6 +438,22 @@ inline std::string Run::lower(const std::string& own) {
   }
   return result;
 }
+inline std::string Run::casefold(const std::string& own) {
+  std::string result;
+  for (std::size_t at = 0; at < own.size();) {
+    const CodePoint c = code_point(own, at);
+    const std::string one = own.substr(at, c.size);
+    at += c.size;
+    const auto* const fold = std::find_if(std::begin(unicode::tables::casefold), std::end(unicode::tables::casefold),
+                                          [&](const auto& entry) { return c.value >= 0x80 && entry.code == c.value; });
+    // What grows in upper case (the German sharp s, ligatures) folds to the small form of that.
+    const std::string up = c.value >= 0x80 && c.size > 1 ? upper(one) : std::string();
+    if (!up.empty() && code_point(up, 0).size < up.size()) result += lower(up);
+    else if (fold != std::end(unicode::tables::casefold)) append_code_point(result, fold->to);
+    else result += lower(one);
+  }
+  return result;
+}
 // Title case of one character: its upper case, but "Ss", and the digraphs that have a form of their own.
 inline std::string Run::initial(const std::string& character) {
   const std::uint32_t c = code_point(character, 0).value;
@@ -556,6 +573,23 @@ inline std::string print_integer(std::int64_t value, int base, bool upper) {
   return text;
 }
 
+// ascii() of what repr() gave.
+inline std::string ascii(const std::string& own) {
+  std::string out;
+  for (std::size_t at = 0; at < own.size();) {
+    const CodePoint c = code_point(own, at);
+    at += c.size;
+    const int digits = c.value < 0x80 ? 0 : c.value < 0x100 ? 2 : c.value < 0x10000 ? 4 : 8;
+    if (digits == 0) {
+      out += static_cast<char>(c.value);
+      continue;
+    }
+    out += digits == 2 ? "\\x" : digits == 4 ? "\\u" : "\\U";
+    for (int shift = (digits - 1) * 4; shift >= 0; shift -= 4) out += "0123456789abcdef"[c.value >> shift & 15U];
+  }
+  return out;
+}
+
 // format % values
 inline std::string Run::percent_format(const std::string& format, const Value& values, bool markup) {
   const bool several = is(values, Kind::tuple);
@@ -612,6 +646,7 @@ inline std::string Run::percent_format(const std::string& format, const Value& v
         body = markup_text(value);
       else
         print(body, value, type != 's');
+      if (type == 'a') body = ascii(body);
       if (precision >= 0) body = string(slice(Value(body), {Value(), Value(precision), Value()}));
     } else if (type == 'c') {
       if (is_integral(value))
@@ -644,7 +679,7 @@ inline std::string Run::percent_format(const std::string& format, const Value& v
     append(out, pad(sign + body, width, " ", has('-') ? '<' : '>'));
   }
   if (several ? used < sequence(values).items.size()
-              : used == 0 && !by_name && !is(values, Kind::dict) && !is(values, Kind::list))
+              : used == 0 && !by_name && !is(values, Kind::dict) && !is(values, Kind::list) && !is(values, Kind::undefined))
     fail("not all values are used by the format");
   return out;
 }
@@ -734,35 +769,16 @@ inline std::string Run::format_value(const Value& value, const std::string& spec
 }
 
 // format.format(...)
-inline std::string Run::brace_format(const std::string& format, const Arguments& given) {
-  std::string out;
+inline std::string Run::brace_format(const std::string& format, const Arguments& given, bool markup) {
   std::size_t next = 0;
-  for (std::size_t at = 0; at < format.size();) {
-    const char c = format[at];
-    if (c != '{' && c != '}') {
-      const std::size_t end = std::min(format.find_first_of("{}", at), format.size());
-      append(out, std::string_view(format).substr(at, end - at));
-      at = end;
-      continue;
-    }
-    if (at + 1 < format.size() && format[at + 1] == c) {
-      append(out, std::string_view(&c, 1));
-      at += 2;
-      continue;
-    }
-    const std::size_t close = format.find('}', at);
-    if (c == '}' || close == std::string::npos) fail("single brace in a format");
-    std::string field = format.substr(at + 1, close - at - 1), spec;
-    if (field.find('{') != std::string::npos) unsupported("nested field in str.format");
-    at = close + 1;
-    char conversion = '\0';
-    if (const std::size_t colon = field.find(':'); colon != std::string::npos)
-      spec = field.substr(colon + 1), field.resize(colon);
-    if (field.size() >= 2 && field[field.size() - 2] == '!') conversion = field.back(), field.resize(field.size() - 2);
+  bool counted = false, numbered = false;  // {} and {0} do not go together
+  const auto field_value = [&](std::string field) {
     const std::size_t name_end = std::min(field.find_first_of(".["), field.size());
     const std::string name = field.substr(0, name_end);
     Value value;
     if (name.empty() || (name[0] >= '0' && name[0] <= '9')) {
+      (name.empty() ? counted : numbered) = true;
+      if (counted && numbered) fail("fields with and without a number in one format");
       const std::size_t index = name.empty() ? next++ : static_cast<std::size_t>(std::strtoul(name.c_str(), nullptr, 10));
       if (index >= given.positional.size()) fail("no value " + std::to_string(index) + " for the format");
       value = given.positional[index];
@@ -777,21 +793,68 @@ inline std::string Run::brace_format(const std::string& format, const Arguments&
       const std::size_t end = by_dot ? std::min(field.find_first_of(".[", step + 1), field.size()) : field.find(']', step);
       if (end == std::string::npos) fail("']' is missing in a format");
       const std::string key = field.substr(step + 1, end - step - 1);
-      const bool digits = !key.empty() && std::all_of(key.begin(), key.end(), [](char d) { return d >= '0' && d <= '9'; });
+      if (key.empty()) fail("empty attribute in a format");
+      const bool digits = std::all_of(key.begin(), key.end(), [](char d) { return d >= '0' && d <= '9'; });
       if (by_dot)
         value = attribute(value, key);
       else
         value = item(value, digits ? Value(static_cast<std::int64_t>(std::strtoll(key.c_str(), nullptr, 10))) : Value(key));
       step = by_dot ? end : end + 1;
+      if (!by_dot && step < field.size() && field[step] != '.' && field[step] != '[') fail("only '.' or '[' may follow ']' in a format");
     }
-    if (conversion == 'r' || conversion == 's') {
+    return value;
+  };
+  std::string out;
+  for (std::size_t at = 0; at < format.size();) {
+    const char c = format[at];
+    if (c != '{' && c != '}') {
+      const std::size_t end = std::min(format.find_first_of("{}", at), format.size());
+      append(out, std::string_view(format).substr(at, end - at));
+      at = end;
+      continue;
+    }
+    if (at + 1 < format.size() && format[at + 1] == c) {
+      append(out, std::string_view(&c, 1));
+      at += 2;
+      continue;
+    }
+    if (c == '}') fail("single brace in a format");
+    // Up to the brace that closes it; the specification may hold fields of its own.
+    std::size_t close = at + 1;
+    for (int open = 1; close < format.size(); ++close) {
+      open += format[close] == '{' ? 1 : format[close] == '}' ? -1 : 0;
+      if (open == 0) break;
+    }
+    if (close >= format.size()) fail("single brace in a format");
+    std::string field = format.substr(at + 1, close - at - 1), spec;
+    at = close + 1;
+    char conversion = '\0';
+    std::size_t colon = field.find_first_of(":[");
+    if (colon != std::string::npos && field[colon] == '[') colon = field.find(':', std::min(field.find(']', colon), field.size()));
+    if (colon != std::string::npos) spec = field.substr(colon + 1), field.resize(colon);
+    if (field.find('{') != std::string::npos) fail("unexpected '{' in a field of a format");
+    if (field.size() >= 2 && field[field.size() - 2] == '!') conversion = field.back(), field.resize(field.size() - 2);
+    Value value = field_value(field);
+    std::string full;
+    for (std::size_t from = 0; from < spec.size();) {
+      const std::size_t open = std::min(spec.find('{', from), spec.size());
+      full.append(spec, from, open - from);
+      if (open == spec.size()) break;
+      const std::size_t end = spec.find('}', open);
+      const std::string inner = spec.substr(open + 1, end - open - 1);
+      if (inner.find_first_of("{:!") != std::string::npos) unsupported("a format inside of a format's specification");
+      full += str(field_value(inner));
+      from = end + 1;
+    }
+    if (conversion == 'r' || conversion == 's' || conversion == 'a') {
       std::string printed;
-      print(printed, value, conversion == 'r');
-      value = Value(std::move(printed));
+      print(printed, value, conversion != 's');
+      value = Value(conversion == 'a' ? ascii(printed) : std::move(printed));
     } else if (conversion != '\0') {
       fail("bad conversion in a format");
     }
-    append(out, format_value(value, spec));
+    const bool plain = !markup || (is(value, Kind::string) && Access::markup(value));
+    append(out, plain ? format_value(value, full) : escape(format_value(value, full)));
   }
   return out;
 }
@@ -906,6 +969,24 @@ inline std::string Run::strftime(const std::string& format) {
         break;
       case 'u':
         put(weekday == 0 ? 7 : weekday, 1);
+        break;
+      case 'V':
+      case 'G':
+      case 'g': {  // ISO 8601: week 1 is that with the first Thursday
+        const int from_monday = (weekday + 6) % 7, thursday = day_of_year - from_monday + 3;
+        const auto days_of = [](int of) { return (of % 4 == 0 && of % 100 != 0) || of % 400 == 0 ? 366 : 365; };
+        const int iso_year = thursday < 1 ? year - 1 : thursday > days_of(year) ? year + 1 : year;
+        const int in_year = thursday < 1 ? thursday + days_of(year - 1) : thursday > days_of(year) ? thursday - days_of(year) : thursday;
+        if (type == 'V') put((in_year + 6) / 7, 2);
+        else if (type == 'G') put(iso_year, 1);
+        else put(iso_year % 100, 2);
+        break;
+      }
+      case 'P':
+        out += now.tm_hour < 12 ? "am" : "pm";
+        break;
+      case 'r':
+        more("%I:%M:%S %p");
         break;
       case 'U':
         put((day_of_year + 6 - weekday) / 7, 2);

@@ -46,7 +46,7 @@ struct Method {
   std::string name;
 };
 
-enum class Function : std::uint8_t { raise_exception, namespace_, range, dict, strftime_now };
+enum class Function : std::uint8_t { raise_exception, namespace_, range, dict, strftime_now, cycler, joiner, fromkeys };
 
 struct Access {
   static Value make(Kind kind, std::shared_ptr<const void> box) {
