@@ -111,7 +111,12 @@ struct Options {
     app.add_option("--seed", generate.seed, "Seed of the sampling");
     app.add_option("--beams", generate.num_beams, "Beam search of this width")->check(CLI::Range(1, 64));
     app.add_option("--repetition-penalty", generate.repetition_penalty, "Penalty of tokens that have been there")->check(CLI::PositiveNumber);
-    app.add_option("--stop", stop_, "End the answer before this text (may be given several times)");
+    app.add_option("--stop", stop_, "End the answer before this text (may be given several times)")->allow_extra_args(false);
+    auto* const held = app.add_option_group("held to", "What the answer may be");
+    held->add_option("--choices", choices_, "One of these, as in red,green,blue")->delimiter(',')->allow_extra_args(false);
+    held->add_option("--regex", regex_, "What this regular expression matches");
+    held->add_option("--json-schema", json_schema_, "A JSON document of the schema in this file")->check(CLI::ExistingFile);
+    held->require_option(0, 1);
   }
 
   /// The options as the library takes them.
@@ -124,6 +129,9 @@ struct Options {
       options.do_sample = true;
     }
     if (!stop_.empty()) options.stop = stop_;
+    if (!choices_.empty()) options.constraint = chiasm::Constraint::choices(choices_);
+    if (!regex_.empty()) options.constraint = chiasm::Constraint::regex(regex_);
+    if (!json_schema_.empty()) options.constraint = chiasm::Constraint::json_schema(chiasm::Json::read(json_schema_));
     return options;
   }
 
@@ -144,7 +152,8 @@ struct Options {
 
  private:
   std::optional<double> temperature_;
-  std::vector<std::string> stop_;
+  std::vector<std::string> stop_, choices_;
+  std::string regex_, json_schema_;
 };
 
 /// A reply as a JSON line's members.
@@ -153,6 +162,7 @@ inline nlohmann::ordered_json describe(const chiasm::Reply& reply) {
   return {{"text", reply.text},
           {"finish_reason", chiasm::to_string(reply.finish_reason)},
           {"prompt_tokens", reply.prompt_tokens},
+          {"reused_tokens", reply.reused_tokens},
           {"new_tokens", reply.ids.size()},
           {"seconds_to_first_token", reply.prepare_seconds + reply.times.prefill_seconds},
           {"tokens_per_second", decode > 0 ? static_cast<double>(reply.times.decode_tokens) / decode : 0.0}};

@@ -106,6 +106,7 @@ int main(int argc, char** argv) {
         auto* t = benchmark::RegisterBenchmark(("gemm_bf16/" + tier).c_str(),
                                                [=](benchmark::State& s) { gemm(s, isa, kind, 1, tiles); });
         t->ArgNames({"tokens", "outputs", "depth"})
+            ->Args({1024, 1024, 1024})
             ->Args({577, 1024, 1024})
             ->Args({577, 4096, 1024})
             ->Args({577, 1024, 4096})

@@ -6,6 +6,7 @@
 #include <chiasm/core/activation.hpp>
 #include <chiasm/core/callback.hpp>
 #include <chiasm/core/cancel_token.hpp>
+#include <chiasm/core/content_hash.hpp>
 #include <chiasm/core/context.hpp>
 #include <chiasm/core/dtype.hpp>
 #include <chiasm/core/error.hpp>
@@ -21,12 +22,16 @@
 #include <chiasm/kernels/dispatch.hpp>
 #include <chiasm/kernels/isa.hpp>
 
+#include <chiasm/io/audio.hpp>
+#include <chiasm/io/audio_processor.hpp>
 #include <chiasm/io/chat_template.hpp>
 #include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/constraint.hpp>
 #include <chiasm/io/file_map.hpp>
 #include <chiasm/io/image.hpp>
 #include <chiasm/io/image_processor.hpp>
 #include <chiasm/io/json.hpp>
+#include <chiasm/io/resample.hpp>
 #include <chiasm/io/safetensors.hpp>
 #include <chiasm/io/tokenizer.hpp>
 #include <chiasm/io/tokenizer/pattern.hpp>
@@ -65,10 +70,13 @@
 #include <chiasm/models/siglip.hpp>
 #include <chiasm/models/text_model.hpp>
 
+#include <chiasm/pipelines/conversation.hpp>
 #include <chiasm/pipelines/dual_encoder.hpp>
 #include <chiasm/pipelines/family.hpp>
+#include <chiasm/pipelines/feature_cache.hpp>
 #include <chiasm/pipelines/generation.hpp>
 #include <chiasm/pipelines/llava.hpp>
 #include <chiasm/pipelines/pipeline.hpp>
+#include <chiasm/pipelines/prefix_cache.hpp>
 #include <chiasm/pipelines/prompt.hpp>
 #include <chiasm/pipelines/text.hpp>

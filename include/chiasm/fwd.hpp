@@ -50,6 +50,7 @@ class Json;
 struct Safetensors;
 struct CheckpointOptions;
 class Checkpoint;
+class Constraint;
 class Tokenizer;
 class TokenStream;
 class TemplateError;
@@ -61,6 +62,10 @@ class Image;
 struct ImageProcessorConfig;
 struct ImageInputs;
 class ImageProcessor;
+class Audio;
+struct AudioProcessorConfig;
+struct AudioInputs;
+class AudioProcessor;
 
 // nn
 class Linear;
@@ -110,6 +115,10 @@ struct GenerateOptions;
 struct Reply;
 class Generation;
 class Family;
+class FeatureCache;
+struct Prefix;
+class PrefixCache;
+class Conversation;
 class Pipeline;
 class DualEncoder;
 

@@ -28,7 +28,7 @@ constexpr bool complete = ((sizeof(Types) > 0) && ...);
 static_assert(complete<Error, FileError, FormatError, WeightError, ConfigError, ShapeError, ArgumentError, UnsupportedError,
                        Cancelled, Shape, Tensor, View, MutView, Weight, Weights, ThreadPool, MemoryPool, CancelToken,
                        ContextOptions, Context, TokenId, bf16, f16, DType, WeightKind, Activation, Compute, FileMap, Json,
-                       Safetensors, CheckpointOptions, Checkpoint, Tokenizer, TokenStream, TemplateError, TemplateValue,
+                       Safetensors, CheckpointOptions, Checkpoint, Constraint, Tokenizer, TokenStream, TemplateError, TemplateValue,
                        ChatMessage, RenderOptions, ChatTemplate, Image, ImageProcessorConfig, ImageInputs, ImageProcessor, Linear,
                        Embedding, PatchEmbedding, LayerNorm, RmsNorm, Mlp, GatedMlp, RopeConfig, Rope, KvCache, Sampler, Sequence,
                        LanguageModel, DecoderConfig, DecoderLayer, Decoder, EncoderLayerConfig, EncoderLayer, VitConfig, Vit,

@@ -7,6 +7,7 @@
 ///   io_dump audio PROCESSOR_JSON OUT.safetensors WAV
 ///   io_dump load FILE                               -> {"ok": true}
 /// An error is {"error": class, "message": ...} in the answer's place; the exit status is 2 for a wrong command line, otherwise 0.
+#include <chiasm/io/audio_processor.hpp>
 #include <chiasm/io/chat_template.hpp>
 #include <chiasm/io/checkpoint.hpp>
 #include <chiasm/io/image_file.hpp>
@@ -124,40 +125,39 @@ void stream(const std::string& path) {
 class TensorFile {
  public:
   template <class T>
-  void add(const std::string& name, const char* dtype, std::vector<std::size_t> shape, std::span<const T> values) {
-    const auto* bytes = reinterpret_cast<const char*>(values.data());
-    header_[name] = {{"dtype", dtype}, {"shape", std::move(shape)}, {"data_offsets", {data_.size(), data_.size() + values.size_bytes()}}};
-    data_.insert(data_.end(), bytes, bytes + values.size_bytes());
+  void add(const std::string& name, DType dtype, const std::vector<std::size_t>& extents, std::span<const T> values) {
+    Shape shape;
+    for (const std::size_t extent : extents) shape.append(extent);
+    const auto bytes = std::as_bytes(values);
+    const auto kept = std::make_shared<const std::vector<std::byte>>(bytes.begin(), bytes.end());
+    tensors_.emplace_back(name, dtype, shape, kept->data(), kept, "");
   }
-  void write(const std::filesystem::path& path) const {
-    std::string header = header_.dump();
-    header.append((8 - header.size() % 8) % 8, ' ');
-    const std::uint64_t length = header.size();
-    std::ofstream file(path, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(&length), sizeof length);
-    file << header;
-    file.write(data_.data(), static_cast<std::streamsize>(data_.size()));
-    if (!file.flush()) throw FileError(path.string(), "cannot be written");
-  }
+  void write(const std::filesystem::path& path) const { write_safetensors(path.string(), tensors_); }
 
  private:
-  Answer header_ = Answer::object();
-  std::vector<char> data_;
+  std::vector<Weight> tensors_;
 };
 
 void write_image(const ImageProcessor& processor, const std::string& path, const std::filesystem::path& to) {
   const auto size = [](int extent) { return static_cast<std::size_t>(extent); };
   const Image image = load_image(path);
   TensorFile file;
-  file.add("rgb", "U8", {size(image.height()), size(image.width()), 3}, image.pixels());
+  file.add("rgb", DType::u8, {size(image.height()), size(image.width()), 3}, image.pixels());
   const ImageInputs inputs = processor(image);
   std::vector<std::size_t> shape(inputs.pixel_values.shape().begin(), inputs.pixel_values.shape().end());
-  if (!processor.config().image_grid_pinpoints.empty()) {  // a batch of one picture with several views
-    shape.insert(shape.begin(), 1);
-    const std::int64_t sizes[] = {inputs.original_height, inputs.original_width};
-    file.add("image_sizes", "I64", {1, 2}, std::span<const std::int64_t>(sizes));
+  const ImageProcessorConfig& config = processor.config();
+  const auto add = [&](const std::string& name, std::vector<std::size_t> extents, std::vector<std::int64_t> values) {
+    file.add(name, DType::i64, std::move(extents), std::span<const std::int64_t>(values));
+  };
+  if (!config.image_grid_pinpoints.empty() || config.max_image_size) shape.insert(shape.begin(), 1);  // a batch of one picture with several views
+  if (!config.image_grid_pinpoints.empty()) add("image_sizes", {1, 2}, {inputs.original_height, inputs.original_width});
+  if (config.patch_size) add("image_grid_thw", {1, 3}, {1, inputs.grid_rows, inputs.grid_columns});
+  if (config.max_image_size) {
+    add("rows", {1, 1}, {inputs.grid_rows});
+    add("cols", {1, 1}, {inputs.grid_columns});
+    if (config.do_pad) add("pixel_attention_mask", {1, shape[1], shape[3], shape[4]}, std::vector<std::int64_t>(shape[1] * shape[3] * shape[4], 1));
   }
-  file.add("pixel_values", "F32", std::move(shape), inputs.pixel_values.values());
+  file.add("pixel_values", DType::f32, std::move(shape), inputs.pixel_values.values());
   file.write(to);
 }
 
@@ -176,6 +176,15 @@ void images(const std::string& processor_json, const std::filesystem::path& fold
     });
     if (!answer.is_null()) std::ofstream(folder / (name + ".error.json")) << answer.dump(1, ' ', true, Answer::error_handler_t::replace) << '\n';
   }
+}
+
+void audio(const std::string& processor_json, const std::string& to, const std::string& path) {
+  const AudioInputs inputs = AudioProcessor::from_file(processor_json)(load_audio(path));
+  const Shape& shape = inputs.input_features.shape();
+  TensorFile file;
+  file.add("input_features", DType::f32, {shape.begin(), shape.end()}, inputs.input_features.values());
+  file.add("attention_mask", DType::i32, {inputs.attention_mask.size()}, std::span<const std::int32_t>(inputs.attention_mask));
+  file.write(to);
 }
 
 void templates() {
@@ -233,6 +242,7 @@ void load_json(const std::string& path, const std::string& name) {
   }
   const Json json = Json::read(path);
   if (json.contains("weight_map")) read_safetensors_index(path);
+  else if (json.get<std::string>("feature_extractor_type", "").starts_with("Whisper")) AudioProcessorConfig::from(json);
   else if (named("processor") || json.contains("image_processor_type")) ImageProcessorConfig::from(json);
   else if (named("tokenizer_config") || named("generation_config") || named("special_tokens") || named("chat_template")) return;
   else if (name.starts_with("tok") || json.contains("pre_tokenizer") || json.contains("added_tokens") || json.find("model").is_object()) Tokenizer::from_json(json);
@@ -244,7 +254,11 @@ void load(const std::string& path) {
     const Checkpoint checkpoint = Checkpoint::open(path);
     read_config(checkpoint.config());
     checkpoint.weights();
-    if (checkpoint.has("tokenizer.json")) Tokenizer::load(path);
+    for (const char* file : {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "merges.txt", "vocab.txt", "qwen.tiktoken"}) {
+      if (!checkpoint.has(file)) continue;
+      Tokenizer::load(checkpoint);
+      break;
+    }
     return;
   }
   const std::string name = std::filesystem::path(path).filename().string();
@@ -256,9 +270,9 @@ void load(const std::string& path) {
   const std::string_view text = file.text();
   if (ends({".safetensors"})) Safetensors::parse(file);
   else if (ends({".gguf"}) || text.starts_with("GGUF")) throw UnsupportedError("GGUF (" + path + ")");
-  else if (ends({".wav", ".flac", ".mp3", ".ogg"}) || text.starts_with("RIFF")) throw UnsupportedError("audio (" + path + ")");
+  else if (ends({".wav", ".flac", ".mp3", ".ogg"})) load_audio(path);
   else if (ends({".bin", ".pt", ".pth"})) throw UnsupportedError("PyTorch files (" + path + ")");
-  else if (ends({".model"})) throw UnsupportedError("SentencePiece models (" + path + ")");
+  else if (ends({".model", ".tiktoken"}) || name == "vocab.txt" || name == "merges.txt") Tokenizer::load(path);
   else if (ends({".jinja"})) ChatTemplate(text, path);
   else load_image(path);
 }
@@ -278,7 +292,7 @@ int run(std::span<char*> arguments) {
   if (command == "stream" && count == 2) return complain([&] { stream(arguments[1]); });
   if (command == "image" && count >= 3) return complain([&] { images(arguments[1], arguments[2], arguments.subspan(3)); });
   if (command == "template" && count == 1) return complain([] { templates(); });
-  if (command == "audio" && count == 4) return complain([] { throw UnsupportedError("audio"); });
+  if (command == "audio" && count == 4) return complain([&] { audio(arguments[1], arguments[2], arguments[3]); });
   if (command == "load" && count == 2) {
     print(attempt([&] {
       load(arguments[1]);

@@ -49,17 +49,17 @@ class Context {
   /// An uninitialised tensor from the recycled memory.
   template <class T = float>
   BasicTensor<T> empty(Shape shape) {
-    return BasicTensor<T>(shape, memory_);
+    return BasicTensor<T>(shape, memory_.pool);
   }
   /// As empty(), filled with zeros.
   template <class T = float>
   BasicTensor<T> zeros(Shape shape) {
-    BasicTensor<T> tensor(shape, memory_);
+    BasicTensor<T> tensor(shape, memory_.pool);
     if (tensor.bytes() != 0) std::memset(static_cast<void*>(tensor.data()), 0, tensor.bytes());
     return tensor;
   }
   /// Gives recycled memory that nothing uses back to the system.
-  void trim() noexcept { memory_->trim(); }
+  void trim() noexcept { memory_.pool->trim(); }
 
   /// ThreadPool::parallel on this context's threads.
   void parallel(std::size_t count, std::size_t grain, FunctionRef<void(std::size_t begin, std::size_t end)> body) {
@@ -102,9 +102,23 @@ class Context {
   };
 
  private:
+  /// The pool of this context; tensors that outlive it (a cache of keys) keep the pool, which is closed then.
+  struct Memory {
+    std::shared_ptr<MemoryPool> pool = std::make_shared<MemoryPool>();
+    Memory() = default;
+    Memory(Memory&&) noexcept = default;
+    Memory& operator=(Memory&& other) noexcept {
+      pool.swap(other.pool);
+      return *this;
+    }
+    ~Memory() {
+      if (pool) pool->close();
+    }
+  };
+
   ContextOptions options_;
   std::shared_ptr<ThreadPool> pool_;
-  std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>();
+  Memory memory_;
   const kernels::Table* kernels_ = nullptr;
   std::string scope_;
 };

@@ -39,12 +39,17 @@ class MemoryPool {
 
   /// Takes back a block that acquire(bytes) gave.
   void release(void* block, std::size_t bytes) noexcept {
-    const Guard guard(*this);
-    try {
-      free_[size_class(bytes)].push_back(block);
-    } catch (...) {
-      ::operator delete(block, std::align_val_t(alignment));
+    {
+      const Guard guard(*this);
+      if (!closed_) {
+        try {
+          free_[size_class(bytes)].push_back(block);
+          return;
+        } catch (...) {  // no room to remember it
+        }
+      }
     }
+    ::operator delete(block, std::align_val_t(alignment));
   }
 
   /// Gives all free blocks back to the system.
@@ -54,6 +59,15 @@ class MemoryPool {
       for (void* block : blocks) ::operator delete(block, std::align_val_t(alignment));
       blocks.clear();
     }
+  }
+
+  /// Keeps no block from now on. For the end of the pool's owner: a tensor that outlives it holds the pool, but nobody's free blocks.
+  void close() noexcept {
+    {
+      const Guard guard(*this);
+      closed_ = true;
+    }
+    trim();
   }
 
  private:
@@ -77,6 +91,7 @@ class MemoryPool {
   };
   std::atomic_flag busy_;
   std::array<std::vector<void*>, 240> free_;
+  bool closed_ = false;
 };
 
 }  // namespace chiasm

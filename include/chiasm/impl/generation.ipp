@@ -74,11 +74,40 @@ inline void check_one_beam(const GenerateOptions& options) {
 }
 
 /// Scores of one step become the next token of a history.
-inline TokenId choose(const DecodingRules& rules, std::vector<TokenId>& history, std::span<float> scores, Sampler& sampler, SamplingScratch& scratch) {
+inline TokenId choose(const DecodingRules& rules, std::vector<TokenId>& history, std::span<float> scores, Sampler& sampler, DecodingScratch& scratch) {
   rules(history, scores, scratch);
   const TokenId id = *rules.options().do_sample ? sampler(scores) : argmax(scores);
   history.push_back(id);
   return id;
+}
+
+/// Scores of what the mask leaves out become -infinity. Where nothing else is left, its scores are those `before` the other rules.
+inline void keep_allowed(std::span<float> scores, std::span<const std::uint64_t> mask, std::span<const float> before) {
+  constexpr float out = -std::numeric_limits<float>::infinity();
+  const auto is_allowed = [&](std::size_t id) { return id / 64 < mask.size() && (mask[id / 64] >> (id % 64) & 1) != 0; };
+  bool alive = false, any = false;
+  for (std::size_t begin = 0; begin < scores.size(); begin += 64) {
+    const std::size_t end = std::min(begin + 64, scores.size());
+    const std::uint64_t word = begin / 64 < mask.size() ? mask[begin / 64] : 0;
+    if (word == 0) {
+      std::fill(scores.begin() + static_cast<std::ptrdiff_t>(begin), scores.begin() + static_cast<std::ptrdiff_t>(end), out);
+      continue;
+    }
+    for (std::size_t id = begin; id < end; ++id) {
+      const bool allowed = (word >> (id % 64) & 1) != 0;
+      if (!allowed || std::isnan(scores[id])) scores[id] = out;
+      alive = alive || scores[id] > out;
+      any = any || allowed;
+    }
+  }
+  if (alive) return;
+  if (!any) throw UnsupportedError("no token of the model goes on from here within the constraint");
+  for (const bool last_resort : {false, true})
+    for (std::size_t id = 0; id < scores.size() && !(last_resort && alive); ++id) {
+      if (!is_allowed(id)) continue;
+      scores[id] = last_resort ? 0 : std::isnan(before[id]) ? out : before[id];
+      alive = alive || (!last_resort && scores[id] > out);
+    }
 }
 
 // A history grows to its full length without moving, within reason.
@@ -218,6 +247,7 @@ CHIASM_INLINE GenerateOptions GenerateOptions::or_else(const GenerateOptions& de
   }
   take(&GenerateOptions::eos_token_id);
   take(&GenerateOptions::stop);
+  take(&GenerateOptions::constraint);
   take(&GenerateOptions::do_sample);
   take(&GenerateOptions::seed);
   take(&GenerateOptions::temperature);
@@ -313,10 +343,17 @@ CHIASM_INLINE DecodingRules::DecodingRules(const GenerateOptions& options, std::
   }
   if (o.forced_bos_token_id) generation::check_ids("forced_bos_token_id", std::span<const TokenId>(&*o.forced_bos_token_id, 1), vocab_size);
   if (o.forced_eos_token_id) generation::check_ids("forced_eos_token_id", *o.forced_eos_token_id, vocab_size);
+  if (o.constraint) {
+    if (!o.constraint->has_vocabulary())
+      throw ArgumentError("constraint has no vocabulary, but this call knows no text: Constraint::on sets it on a tokenizer's");
+    if (const std::size_t shortest = o.constraint->shortest(); shortest > max_new_)
+      throw ArgumentError("max_new_tokens is " + std::to_string(max_new_) + ", must be at least " + std::to_string(shortest) + " for this constraint");
+  }
 }
 
-CHIASM_INLINE void DecodingRules::operator()(std::span<const TokenId> history, std::span<float> scores, SamplingScratch& scratch) const {
+CHIASM_INLINE void DecodingRules::operator()(std::span<const TokenId> history, std::span<float> scores, DecodingScratch& scratch) const {
   const GenerateOptions& o = options_;
+  if (o.constraint) scratch.before.assign(scores.begin(), scores.end());
   const std::size_t generated = history.size() - prompt_ids_;
   // The order is the reference's, and matters: a forced token, for one, revives what was forbidden before it.
   if (o.sequence_bias) add_sequence_biases(scores, history, *o.sequence_bias);
@@ -334,6 +371,11 @@ CHIASM_INLINE void DecodingRules::operator()(std::span<const TokenId> history, s
   const std::size_t beginning = prompt_ids_ <= 1 && o.forced_bos_token_id ? 1 : 0;
   if (o.begin_suppress_tokens && generated == beginning) suppress_tokens(scores, *o.begin_suppress_tokens);
   if (o.logits_processor) o.logits_processor(history, scores);
+  if (o.constraint) {
+    const std::span<const TokenId> ends = o.eos_token_id ? std::span<const TokenId>(*o.eos_token_id) : std::span<const TokenId>();
+    o.constraint->allowed(scratch.answer, history.subspan(prompt_ids_), ends, max_new_ - generated, scratch.allowed);
+    generation::keep_allowed(scores, scratch.allowed, scratch.before);
+  }
 
   if (*o.do_sample) {
     // Beams need a token beside the end tokens to go on with.
@@ -350,9 +392,13 @@ CHIASM_INLINE void DecodingRules::operator()(std::span<const TokenId> history, s
   if (*o.renormalize_logits) log_softmax(scores);
 }
 
-CHIASM_INLINE std::optional<FinishReason> DecodingRules::finished(std::span<const TokenId> history) const {
+CHIASM_INLINE std::optional<FinishReason> DecodingRules::finished(std::span<const TokenId> history, DecodingScratch& scratch) const {
   if (generation::holds(options_.eos_token_id, history.back())) return FinishReason::eos;
   if (options_.stopping_criteria && options_.stopping_criteria(history.subspan(prompt_ids_))) return FinishReason::stop;
+  if (options_.constraint) {
+    const std::span<const TokenId> ends = options_.eos_token_id ? std::span<const TokenId>(*options_.eos_token_id) : std::span<const TokenId>();
+    if (options_.constraint->complete(scratch.answer, history.subspan(prompt_ids_), ends, max_new_ - (history.size() - prompt_ids_))) return FinishReason::stop;
+  }
   if (history.size() - prompt_ids_ >= max_new_) return FinishReason::length;
   return std::nullopt;
 }
@@ -391,7 +437,7 @@ CHIASM_INLINE std::optional<TokenId> Generation::next() {
     }
     ctx_->observe("step_logits", known - rules_.prompt_ids(), scores);
     generation::choose(rules_, history_, scores.values(), sampler_, scratch_);
-    finish_reason_ = rules_.finished(history_);
+    finish_reason_ = rules_.finished(history_, scratch_);
   } catch (const Cancelled&) {
     cache_.truncate(kept);
     history_.resize(known);
@@ -438,13 +484,13 @@ CHIASM_INLINE std::vector<GeneratedSequence> generate_batch(Context& ctx, const 
   std::vector<Running> running;
   running.reserve(results.size());
   std::vector<Sequence> batch;
-  SamplingScratch scratch;
+  DecodingScratch scratch;
   const auto store = [&](const Running& sequence) {
     results[sequence.result].ids.assign(sequence.history.begin() + static_cast<std::ptrdiff_t>(sequence.rules->prompt_ids()), sequence.history.end());
   };
   const auto step = [&](Running& sequence, std::span<float> scores) {  // true while it goes on
     generation::choose(*sequence.rules, sequence.history, scores, sequence.sampler, scratch);
-    const std::optional<FinishReason> reason = sequence.rules->finished(sequence.history);
+    const std::optional<FinishReason> reason = sequence.rules->finished(sequence.history, scratch);
     if (!reason) return true;
     store(sequence);
     results[sequence.result].finish_reason = *reason;
@@ -640,7 +686,7 @@ CHIASM_INLINE std::vector<BeamHypothesis> beam_search(Context& ctx, const Langua
     beams[b].score = b == 0 ? 0 : beyond;
   }
   std::vector<Hypothesis> finished(num_beams), merged;
-  std::vector<SamplingScratch> scratch(num_beams);
+  std::vector<DecodingScratch> scratch(num_beams);
   std::vector<std::vector<Continuation>> best_of(num_beams);
   std::vector<Continuation> continuations;
   std::vector<std::uint32_t> drawn;
@@ -683,13 +729,14 @@ CHIASM_INLINE std::vector<BeamHypothesis> beam_search(Context& ctx, const Langua
       std::sort(continuations.begin(), continuations.end(), generation::better);
       if (continuations.size() > count) continuations.resize(count);
     }
+    if (options.constraint) std::erase_if(continuations, [](const Continuation& c) { return c.score == -std::numeric_limits<float>::infinity(); });
     if (continuations.empty()) break;  // every score is NaN
 
     bool all_stop = true;
     for (Continuation& continuation : continuations) {
       std::vector<TokenId>& history = beams[continuation.beam].history;
       history.push_back(continuation.token);
-      continuation.stops = rules.finished(history).has_value();
+      continuation.stops = rules.finished(history, scratch[continuation.beam]).has_value();
       history.pop_back();
       all_stop = all_stop && continuation.stops;
     }
@@ -724,7 +771,9 @@ CHIASM_INLINE std::vector<BeamHypothesis> beam_search(Context& ctx, const Langua
     // The best that do not stop go on.
     const auto running_score = [&](std::size_t i) { return continuations[i].stops ? continuations[i].score + beyond : continuations[i].score; };
     by_score(order, continuations.size(), running_score);
-    next_beams.resize(std::min(num_beams, continuations.size()));
+    // Beyond its end a constraint has nothing to go on with.
+    if (options.constraint && !all_stop) std::erase_if(order, [&](std::size_t i) { return continuations[i].stops; });
+    next_beams.resize(std::min(num_beams, order.size()));
     for (std::size_t b = 0; b < next_beams.size(); ++b) {
       const Continuation& continuation = continuations[order[b]];
       const Beam& parent = beams[continuation.beam];

@@ -9,8 +9,42 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
 
 namespace chiasm::inline CHIASM_ABI {
+
+namespace detail {
+
+/// Constraints on a pipeline's vocabulary: those used last stay, with what they have learnt of it.
+class BoundConstraints {
+ public:
+  Constraint on(const Constraint& constraint, const Tokenizer& tokenizer, bool continues) {
+    const std::scoped_lock guard(lock_);
+    if (!vocabulary_) vocabulary_ = Constraint::vocabulary(tokenizer);
+    const auto known = std::find_if(bound_.begin(), bound_.end(), [&](const Entry& entry) {
+      return entry.continues == continues && entry.constraint.source() == constraint.source();
+    });
+    if (known == bound_.end()) {
+      bound_.push_back({constraint.on(vocabulary_, continues), continues});
+      if (bound_.size() > most) bound_.erase(bound_.begin());
+    } else {
+      std::rotate(known, known + 1, bound_.end());
+    }
+    return bound_.back().constraint;
+  }
+
+ private:
+  static constexpr std::size_t most = 8;
+  struct Entry {
+    Constraint constraint;
+    bool continues;
+  };
+  std::mutex lock_;
+  std::shared_ptr<const Constraint::Vocabulary> vocabulary_;
+  std::vector<Entry> bound_;
+};
+
+}  // namespace detail
 
 struct Pipeline::Parts {
   Tokenizer tokenizer;
@@ -20,6 +54,9 @@ struct Pipeline::Parts {
   std::shared_ptr<ThreadPool> threads;
   Compute compute = Compute::f32;
   std::string isa;
+  mutable FeatureCache pictures;  // these two lock themselves
+  mutable PrefixCache prefixes;
+  mutable detail::BoundConstraints constraints{};  // so does this one
 };
 
 /// The text that the model reads, its placeholders and their pictures.
@@ -127,18 +164,30 @@ CHIASM_INLINE Pipeline::Input Pipeline::conversation(std::span<const Message> me
   return input;
 }
 
-CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const GenerateOptions& wishes, const OnText& on_text) const {
+CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, const Input& input) const {
+  return family().prepare(ctx, input.text, input.images, input.add_special_tokens, parts_->pictures);
+}
+
+CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const GenerateOptions& wishes, const OnText& on_text, Prefix* own) const {
   const auto start = std::chrono::steady_clock::now();
   GenerateOptions options = wishes.or_else(parts_->generation_config);
   options.validate();
   const std::vector<std::string> ends = options.stop.value_or(std::vector<std::string>());
   detail::StopStrings stops(ends);
   options.stop.reset();
-  PreparedPrompt prepared = family().prepare(ctx, input.text, input.images, input.add_special_tokens);
+  PreparedPrompt prepared = prepare(ctx, input);
   const LanguageModel& lm = prepared.model ? *prepared.model : language_model();
+
+  if (options.constraint) {
+    // A blank at the answer's beginning is text where the answer goes on behind other text, see below.
+    const bool continues = input.continues && !prepared.ids.empty() && !parts_->tokenizer.is_special(prepared.ids.back());
+    options.constraint = parts_->constraints.on(*options.constraint, parts_->tokenizer, continues);
+  }
 
   Reply reply;
   reply.prompt_tokens = prepared.ids.size();
+  reply.prompt_pictures = prepared.pictures.size();
+  for (const PreparedPrompt::Picture& picture : prepared.pictures) reply.reused_pictures += picture.reused;
   reply.prepare_seconds = detail::seconds_since(start);
   TokenStream stream(parts_->tokenizer, true);
   if (input.continues && !prepared.ids.empty()) (void)stream.push(prepared.ids.back());
@@ -161,15 +210,49 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
     if (!best.empty()) reply.ids = best.front().ids;
     const auto& eos = options.eos_token_id;
     const bool ended = !reply.ids.empty() && eos && std::find(eos->begin(), eos->end(), reply.ids.back()) != eos->end();
+    Constraint::State state;
+    const bool complete = options.constraint && options.constraint->complete(state, reply.ids, eos ? std::span<const TokenId>(*eos) : std::span<const TokenId>(), 1);
     for (const TokenId token : reply.ids)
       if (const std::optional<std::string> piece = stream.push(token); piece && wanted && !stops.found()) show(stops.push(*piece));
     if (wanted && !stops.found()) show(stops.push(stream.flush()));
     if (wanted && !stops.found()) show(stops.flush());
-    reply.finish_reason = stops.found() ? FinishReason::stop : !wanted ? FinishReason::cancelled : ended ? FinishReason::eos : FinishReason::length;
+    reply.finish_reason = stops.found() ? FinishReason::stop : !wanted ? FinishReason::cancelled : ended ? FinishReason::eos
+                          : complete ? FinishReason::stop : FinishReason::length;
     return reply;
   }
 
-  Generation generation(ctx, lm, std::move(prepared.embeddings), std::move(options), std::move(prepared.ids));
+  Prefix prefix = own != nullptr && !own->ids.empty() ? std::exchange(*own, {}) : parts_->prefixes.take(ctx, lm, prepared);
+  reply.reused_tokens = ctx.observed() ? 0 : prefix.shared(ctx, lm, prepared);
+  prefix.truncate(reply.reused_tokens);
+  if (reply.reused_tokens > 0) {
+    const View fresh = prepared.embeddings.slice(reply.reused_tokens, prepared.ids.size() - reply.reused_tokens);
+    Tensor rows = ctx.empty(fresh.shape());
+    std::memcpy(rows.data(), fresh.data(), rows.bytes());
+    prepared.embeddings = std::move(rows);
+  }
+  Generation generation(ctx, lm, std::move(prepared.embeddings), std::move(options), std::move(prepared.ids), std::move(prefix.cache));
+  /// Whatever happens, what has been read stays known.
+  struct Keep {
+    ~Keep() {
+      try {
+        prefix.cache = std::move(generation.cache());
+        const std::span<const TokenId> read = generation.history().first(prefix.cache.length());
+        prefix.ids.assign(read.begin(), read.end());
+        prefix.truncate(read.size());
+        if (own != nullptr) *own = std::move(prefix);
+        else store.put(std::move(prefix));
+      } catch (...) {  // no memory to remember it: it will be read again
+      }
+    }
+    Generation& generation;
+    Prefix& prefix;
+    PrefixCache& store;
+    Prefix* own;
+  };
+  prefix.pictures = std::move(prepared.pictures);
+  prefix.compute = ctx.compute();
+  prefix.isa = ctx.isa();
+  const Keep keep{generation, prefix, parts_->prefixes, own};
   while (const std::optional<TokenId> token = generation.next()) {
     if (const std::optional<std::string> piece = stream.push(*token)) show(stops.push(*piece));
     if (stops.found()) generation.finish(FinishReason::stop);
@@ -185,13 +268,17 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
 
 CHIASM_INLINE Reply Pipeline::generate(Context& ctx, const Prompt& prompt, const GenerateOptions& options, const OnText& on_text) const {
   const Message user{"user", prompt};
-  return reply(ctx, conversation(std::span<const Message>(&user, 1)), options, on_text);
+  return reply(ctx, conversation(std::span<const Message>(&user, 1)), options, on_text, nullptr);
 }
 CHIASM_INLINE Reply Pipeline::chat(Context& ctx, std::span<const Message> messages, const GenerateOptions& options, const OnText& on_text) const {
-  return reply(ctx, conversation(messages), options, on_text);
+  return reply(ctx, conversation(messages), options, on_text, nullptr);
+}
+CHIASM_INLINE Reply Pipeline::chat(Context& ctx, std::span<const Message> messages, Prefix& prefix, const GenerateOptions& options,
+                                   const OnText& on_text) const {
+  return reply(ctx, conversation(messages), options, on_text, &prefix);
 }
 CHIASM_INLINE Reply Pipeline::complete(Context& ctx, const Prompt& prompt, const GenerateOptions& options, const OnText& on_text) const {
-  return reply(ctx, verbatim(prompt), options, on_text);
+  return reply(ctx, verbatim(prompt), options, on_text, nullptr);
 }
 CHIASM_INLINE std::string Pipeline::generate(const Prompt& prompt, const GenerateOptions& options, const OnText& on_text) const {
   Context ctx = new_context();
@@ -217,13 +304,11 @@ CHIASM_INLINE Prompt Pipeline::answer_prompt(const Image& image, std::string_vie
 }
 CHIASM_INLINE std::string Pipeline::render(std::span<const Message> messages) const { return conversation(messages).text; }
 CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, const Prompt& prompt) const {
-  const Input input = verbatim(prompt);
-  return family().prepare(ctx, input.text, input.images, input.add_special_tokens);
+  return prepare(ctx, verbatim(prompt));
 }
 
 CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, std::span<const Message> messages) const {
-  const Input input = conversation(messages);
-  return family().prepare(ctx, input.text, input.images, input.add_special_tokens);
+  return prepare(ctx, conversation(messages));
 }
 
 CHIASM_INLINE Context Pipeline::new_context(CancelToken cancel) const {
@@ -236,6 +321,8 @@ CHIASM_INLINE Context Pipeline::new_context(ContextOptions options) const {
   options.compute = parts_->compute;
   return Context(parts_->threads, std::move(options));
 }
+CHIASM_INLINE FeatureCache& Pipeline::pictures() const noexcept { return parts_->pictures; }
+CHIASM_INLINE PrefixCache& Pipeline::prefixes() const noexcept { return parts_->prefixes; }
 CHIASM_INLINE const Family& Pipeline::family() const noexcept { return *parts_->family; }
 CHIASM_INLINE const Tokenizer& Pipeline::tokenizer() const noexcept { return parts_->tokenizer; }
 CHIASM_INLINE const GenerateOptions& Pipeline::generation_config() const noexcept { return parts_->generation_config; }
@@ -278,9 +365,9 @@ CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
   }
   if (!chat_template && !family->default_chat_template().empty()) chat_template.emplace(family->default_chat_template());
 
-  auto parts = std::make_shared<Pipeline::Parts>(Pipeline::Parts{std::move(tokenizer), std::move(family), std::move(chat_template),
-                                                                 std::move(generation_config), std::move(threads), options.compute, std::move(options.isa)});
-  return Pipeline(std::move(parts));
+  return Pipeline(std::shared_ptr<const Pipeline::Parts>(new Pipeline::Parts{
+      std::move(tokenizer), std::move(family), std::move(chat_template), std::move(generation_config), std::move(threads), options.compute,
+      std::move(options.isa), FeatureCache(options.picture_cache_bytes), PrefixCache(options.prefix_cache_bytes)}));
 }
 
 }  // namespace chiasm

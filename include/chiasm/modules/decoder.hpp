@@ -105,6 +105,7 @@ class Decoder : public LanguageModel {
   const DecoderConfig& config() const noexcept { return config_; }
   std::size_t vocab_size() const noexcept override { return config_.vocab_size; }
   std::size_t hidden_size() const noexcept override { return config_.hidden_size; }
+  std::size_t stable_length() const noexcept override { return rope_.stable_length(); }
   KvCache new_cache() const override { return KvCache(config_.num_hidden_layers, config_.num_key_value_heads, config_.head_dim, config_.head_dim); }
 
   Tensor embed(Context& ctx, std::span<const TokenId> ids) const override { return embed_tokens_(ctx, ids); }  // (T) -> (T, D)

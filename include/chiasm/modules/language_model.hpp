@@ -28,6 +28,10 @@ class LanguageModel {
   /// An empty cache of this model's layout.
   virtual KvCache new_cache() const = 0;
 
+  /// Positions up to which a sequence may grow without a change of what its earlier positions would be: a cache of a beginning serves any
+  /// prompt of at most this length. (Dynamic NTK turns all positions otherwise once a prompt is longer.)
+  virtual std::size_t stable_length() const noexcept { return static_cast<std::size_t>(-1); }
+
   /// Token embeddings. Throws ArgumentError for an id outside the vocabulary.
   virtual Tensor embed(Context& ctx, std::span<const TokenId> ids) const = 0;  // (T) -> (T, D)
 

@@ -17,6 +17,20 @@ class KvCache {
     Layer() = default;
     Layer(std::size_t heads, std::size_t head_dim, std::size_t v_dim) : heads_(heads), head_dim_(head_dim), v_dim_(v_dim) {}
 
+    /// Numbers per position: of keys, of values.
+    std::size_t key_width() const noexcept { return heads_ * head_dim_; }
+    std::size_t value_width() const noexcept { return heads_ * v_dim_; }
+    /// The stored positions as append() takes them, (T, heads * head_dim) and (T, heads * v_dim), into memory of that size.
+    void read(MutView keys, MutView values) const {
+      if (keys.rows() != length_ || keys.columns() != key_width() || values.rows() != length_ || values.columns() != value_width())
+        throw ShapeError("KvCache::read", keys.shape().to_string() + ", " + values.shape().to_string() + " from " + std::to_string(length_) + " positions");
+      for (std::size_t t = 0; t < length_; ++t)
+        for (std::size_t h = 0; h < heads_; ++h) {
+          std::memcpy(keys.row(t) + h * head_dim_, keys_.data() + (h * capacity_ + t) * head_dim_, head_dim_ * sizeof(float));
+          std::memcpy(values.row(t) + h * v_dim_, values_.data() + (h * capacity_ + t) * v_dim_, v_dim_ * sizeof(float));
+        }
+    }
+
     /// Positions that are stored.
     std::size_t length() const noexcept { return length_; }
 
@@ -38,17 +52,20 @@ class KvCache {
     }
 
     void truncate(std::size_t length) noexcept { length_ = length < length_ ? length : length_; }
+    /// Bytes of memory that it holds.
+    std::size_t bytes() const { return keys_.bytes() + values_.bytes(); }
 
-    /// Takes positions [begin, from.length()) from a cache whose first `begin` positions are equal to these.
-    void copy_tail(Context& ctx, const Layer& from, std::size_t begin) {
+    /// Takes positions [begin, end) from a cache whose first `begin` positions are equal to these.
+    void copy_range(Context& ctx, const Layer& from, std::size_t begin, std::size_t end) {
       heads_ = from.heads_, head_dim_ = from.head_dim_, v_dim_ = from.v_dim_;
+      end = end < from.length_ ? end : from.length_;
       length_ = begin < length_ ? begin : length_;
-      reserve(ctx, from.length_);
+      reserve(ctx, end);
       for (std::size_t h = 0; h < heads_; ++h) {
-        copy(from.keys_, keys_, h, from.capacity_, begin, from.length_, head_dim_);
-        copy(from.values_, values_, h, from.capacity_, begin, from.length_, v_dim_);
+        copy(from.keys_, keys_, h, from.capacity_, begin, end, head_dim_);
+        copy(from.values_, values_, h, from.capacity_, begin, end, v_dim_);
       }
-      length_ = from.length_;
+      length_ = end;
     }
 
    private:
@@ -96,10 +113,21 @@ class KvCache {
   void truncate(std::size_t length) noexcept {
     for (Layer& layer : layers_) layer.truncate(length);
   }
+  /// Becomes equal to the first `length` positions of `from`.
+  void copy_head(Context& ctx, const KvCache& from, std::size_t length) {
+    layers_.resize(from.layers_.size());
+    for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i].copy_range(ctx, from.layers_[i], 0, length);
+  }
+  /// Bytes of memory that the layers hold.
+  std::size_t bytes() const {
+    std::size_t sum = 0;
+    for (const Layer& layer : layers_) sum += layer.bytes();
+    return sum;
+  }
   /// Becomes equal to `from`, given that the first `begin` positions are so already (0: copies everything).
   void copy_tail(Context& ctx, const KvCache& from, std::size_t begin) {
     layers_.resize(from.layers_.size());
-    for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i].copy_tail(ctx, from.layers_[i], begin);
+    for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i].copy_range(ctx, from.layers_[i], begin, from.layers_[i].length());
   }
 
  private:

@@ -55,6 +55,10 @@ class Rope {
   }
 
   std::size_t dim() const noexcept { return config_.dim; }
+  /// The length up to which a position's angles do not depend on how many follow.
+  std::size_t stable_length() const noexcept {
+    return config_.type == RopeType::dynamic ? config_.max_position_embeddings : static_cast<std::size_t>(-1);
+  }
 
  private:
   std::vector<float> frequencies(std::size_t length) const {

@@ -4,6 +4,7 @@
 #include <chiasm/io/image.hpp>
 #include <chiasm/io/tokenizer.hpp>
 #include <chiasm/modules/language_model.hpp>
+#include <chiasm/pipelines/feature_cache.hpp>
 
 #include <memory>
 #include <span>
@@ -15,8 +16,15 @@ namespace chiasm::inline CHIASM_ABI {
 
 /// A prompt as the language model takes it.
 struct PreparedPrompt {
+  struct Picture {
+    std::size_t begin = 0, rows = 0;  // the positions that stand for it
+    Digest content;                   // FeatureCache's
+    bool reused = false;              // its features were known already
+  };
+
   Tensor embeddings;                           // (T, D)
   std::vector<TokenId> ids;                    // (T), with the placeholders' ids where pictures stand
+  std::vector<Picture> pictures;               // in order
   std::shared_ptr<const LanguageModel> model;  // bound to this prompt (a decoder that attends to its pictures); null: the family's own
 };
 
@@ -30,7 +38,9 @@ class Family {
   /// What stands for a picture in the text of a prompt; empty if the family takes none.
   virtual std::string_view image_placeholder() const noexcept = 0;
   /// `text` with one placeholder per picture, in order. Throws ArgumentError if their numbers differ.
-  virtual PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens) const = 0;
+  /// What `features` knows of the pictures is not computed again.
+  virtual PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens,
+                                 FeatureCache& features) const = 0;
 
   /// The chat template of checkpoints that come without one; empty: the turns are joined as they are.
   virtual std::string_view default_chat_template() const noexcept { return {}; }

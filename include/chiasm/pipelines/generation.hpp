@@ -4,6 +4,7 @@
 
 #include <chiasm/core/callback.hpp>
 #include <chiasm/core/context.hpp>
+#include <chiasm/io/constraint.hpp>
 #include <chiasm/io/json.hpp>
 #include <chiasm/modules/language_model.hpp>
 #include <chiasm/nn/sampling.hpp>
@@ -40,6 +41,10 @@ struct GenerateOptions {
   // End. The end token itself is part of the result. An empty list: never stop before the length.
   std::optional<std::vector<TokenId>> eos_token_id = {};
   std::optional<std::vector<std::string>> stop = {};  // for calls that return text: it ends before the first of these strings
+
+  // What the answer may be: one of some choices, a regular expression's match, a JSON document of a schema. This has the last word: where other rules forbid
+  // all that it allows, they give way. Calls that return text set it on their tokenizer; the others want Constraint::on.
+  std::optional<Constraint> constraint = {};
 
   // Choice. Without do_sample the most probable token is taken, and temperature, seed and the filters have no effect.
   std::optional<bool> do_sample = {};
@@ -91,23 +96,32 @@ struct GenerateOptions {
   void validate() const;
 };
 
+/// `stop`: a stop string, stopping_criteria, or a constraint after which nothing can come.
 enum class FinishReason : std::uint8_t { eos, length, stop, cancelled };
 
 /// "eos", "length", "stop", "cancelled".
 std::string_view to_string(FinishReason reason) noexcept;
 
+/// What the rules keep between the steps of an answer; any other answer may come next.
+struct DecodingScratch : SamplingScratch {
+  Constraint::State answer;
+  std::vector<std::uint64_t> allowed;
+  std::vector<float> before;
+};
+
 /// What the options mean for one prompt: which processors in which order, and when to stop.
 class DecodingRules {
  public:
   /// `prompt_positions`: rows of the prompt's embeddings and of the cache before them. `prompt_ids`: as many ids of each history are
-  /// the prompt's. Throws ArgumentError: options that validate() rejects, that do not fit the vocabulary or this prompt's length.
+  /// the prompt's. Throws ArgumentError: options that validate() rejects, that do not fit the vocabulary or this prompt's length; a
+  /// constraint without a vocabulary, or whose answers are all longer than max_new_tokens.
   DecodingRules(const GenerateOptions& options, std::size_t vocab_size, std::size_t prompt_positions, std::size_t prompt_ids);
 
   /// Edits a row of scores, given all tokens before it.
-  void operator()(std::span<const TokenId> history, std::span<float> scores, SamplingScratch& scratch) const;
+  void operator()(std::span<const TokenId> history, std::span<float> scores, DecodingScratch& scratch) const;
 
   /// Whether the last token of this history ends it.
-  std::optional<FinishReason> finished(std::span<const TokenId> history) const;
+  std::optional<FinishReason> finished(std::span<const TokenId> history, DecodingScratch& scratch) const;
 
   /// With defaults filled in.
   const GenerateOptions& options() const noexcept { return options_; }
@@ -145,7 +159,8 @@ class Generation {
   /// the ids are as before the call. A cancelled token ends the generation without an exception.
   std::optional<TokenId> next();
 
-  /// What has been generated so far.
+  /// The prompt's ids and what has been generated so far, and the latter alone.
+  std::span<const TokenId> history() const noexcept { return history_; }
   std::span<const TokenId> ids() const noexcept { return std::span<const TokenId>(history_).subspan(rules_.prompt_ids()); }
   std::optional<FinishReason> finish_reason() const noexcept { return finish_reason_; }
   /// Ends it from outside, if it has not ended: no more tokens.
@@ -165,7 +180,7 @@ class Generation {
   DecodingRules rules_;
   std::vector<TokenId> history_;
   Sampler sampler_;
-  SamplingScratch scratch_;
+  DecodingScratch scratch_;
   std::optional<FinishReason> finish_reason_;
   GenerationTimes times_;
 };

@@ -41,7 +41,8 @@ class LlavaFamily final : public Family {
     return model_.image_features(ctx, inputs.pixel_values, tiling);  // of (views, 3, H, W)
   }
 
-  PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens) const override {
+  PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens,
+                         FeatureCache& cache) const override {
     const TokenId image_token = model_.config().image_token_index;
     const std::vector<TokenId> ids = tokenizer_.encode(text, add_special_tokens);
     std::size_t placeholders = 0;
@@ -49,30 +50,27 @@ class LlavaFamily final : public Family {
     if (placeholders != images.size())
       throw ArgumentError("the prompt has " + std::to_string(placeholders) + " '" + placeholder_ + "' for " + std::to_string(images.size()) + " pictures");
 
-    std::vector<Tensor> features;
+    std::vector<Features> features;
     for (const auto& image : images) {
       ctx.check_cancelled();
-      features.push_back(encode(ctx, *image));  // (n, D)
+      features.push_back(cache.get(ctx, *image, [&] { return encode(ctx, *image); }));  // (n, D)
     }
     // Each placeholder becomes as many as its picture has rows; the rows then take their places.
     PreparedPrompt prepared;
     std::size_t next = 0;
-    for (const TokenId id : ids) prepared.ids.insert(prepared.ids.end(), id == image_token ? features[next++].rows() : 1, id);
+    for (const TokenId id : ids) {
+      if (id == image_token) {
+        const Features& picture = features[next++];
+        prepared.pictures.push_back({prepared.ids.size(), picture.rows->rows(), picture.content, picture.reused});
+      }
+      prepared.ids.insert(prepared.ids.end(), id == image_token ? prepared.pictures.back().rows : 1, id);
+    }
     // A placeholder's own embedding is never used; some checkpoints have none.
     std::vector<TokenId> words = prepared.ids;
     for (TokenId& id : words) id = id == image_token ? 0 : id;
     prepared.embeddings = language_model().embed(ctx, words);  // (T, D)
-    std::size_t row = 0;
-    next = 0;
-    for (const TokenId id : ids) {
-      if (id == image_token) {
-        const Tensor& picture = features[next++];
-        std::memcpy(prepared.embeddings.row(row), picture.data(), picture.bytes());
-        row += picture.rows();
-      } else {
-        ++row;
-      }
-    }
+    for (std::size_t i = 0; i < features.size(); ++i)
+      std::memcpy(prepared.embeddings.row(prepared.pictures[i].begin), features[i].rows->data(), features[i].rows->bytes());
     return prepared;
   }
 

@@ -6,6 +6,7 @@
 #include <chiasm/io/tokenizer.hpp>
 #include <chiasm/pipelines/family.hpp>
 #include <chiasm/pipelines/generation.hpp>
+#include <chiasm/pipelines/prefix_cache.hpp>
 #include <chiasm/pipelines/prompt.hpp>
 
 #include <memory>
@@ -23,6 +24,10 @@ struct LoadOptions {
   Compute compute = Compute::f32;
   std::size_t threads = 0;  // 0: CHIASM_THREADS, or else the processors that this process may use
   std::string isa = {};     // as ContextOptions::isa
+  // What pictures and beginnings of prompts may hold in memory between calls: a second question about a picture encodes nothing, and a prompt
+  // is read from where it differs from the ones before. 0: nothing is kept.
+  std::size_t picture_cache_bytes = std::size_t{128} << 20;
+  std::size_t prefix_cache_bytes = std::size_t{1} << 30;
   Callback<void(std::string_view file, std::size_t done, std::size_t total)> on_progress = {};  // after each weight file
 };
 
@@ -31,7 +36,8 @@ struct Reply {
   std::string text;
   std::vector<TokenId> ids;
   FinishReason finish_reason = FinishReason::length;
-  std::size_t prompt_tokens = 0;
+  std::size_t prompt_tokens = 0, reused_tokens = 0;      // of which so many had been read before
+  std::size_t prompt_pictures = 0, reused_pictures = 0;  // and encoded before
   double prepare_seconds = 0;  // pictures encoded, prompt embedded
   GenerationTimes times;       // zero for a beam search
 };
@@ -39,7 +45,8 @@ struct Reply {
 /// Called with each piece of text as it comes, never a part of a character; false ends the answer.
 using OnText = Callback<bool(std::string_view piece)>;
 
-/// Const and shareable between threads: every call brings, or makes, a Context of its own.
+/// Const and shareable between threads: every call brings, or makes, a Context of its own. What the calls share, pictures that have been encoded
+/// and prompts that have been read, changes no answer.
 class Pipeline {
  public:
   /// Made by load(), below.
@@ -55,6 +62,10 @@ class Pipeline {
   /// The next turn of a conversation.
   std::string chat(std::span<const Message> messages, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
   Reply chat(Context& ctx, std::span<const Message> messages, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
+
+  /// As above, going on from `prefix` and leaving there what has been read: a conversation that keeps its own, apart from all others. See
+  /// Conversation, which does this. An empty prefix begins with what other calls have left.
+  Reply chat(Context& ctx, std::span<const Message> messages, Prefix& prefix, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
 
   /// `prompt` as it stands, no chat template: plain continuation, few-shot prompts, prompts of one's own making.
   std::string complete(const Prompt& prompt, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
@@ -78,6 +89,10 @@ class Pipeline {
   /// The same with progress, observer and cancel token of one's own; `threads` is the pipeline's, as are `isa` and `compute`.
   Context new_context(ContextOptions options) const;
 
+  /// What is kept between calls: to look at its size, or to give it back to the system.
+  FeatureCache& pictures() const noexcept;
+  PrefixCache& prefixes() const noexcept;
+
   const Family& family() const noexcept;
   const LanguageModel& language_model() const noexcept { return family().language_model(); }
   const Tokenizer& tokenizer() const noexcept;
@@ -88,7 +103,8 @@ class Pipeline {
   struct Input;
   Input verbatim(const Prompt& prompt) const;
   Input conversation(std::span<const Message> messages) const;
-  Reply reply(Context& ctx, const Input& input, const GenerateOptions& options, const OnText& on_text) const;
+  PreparedPrompt prepare(Context& ctx, const Input& input) const;
+  Reply reply(Context& ctx, const Input& input, const GenerateOptions& options, const OnText& on_text, Prefix* own) const;
   std::shared_ptr<const Parts> parts_;
 };
 

@@ -19,7 +19,8 @@ class TextFamily final : public Family {
   const LanguageModel& language_model() const noexcept override { return *model_; }
   std::string_view image_placeholder() const noexcept override { return {}; }
 
-  PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens) const override {
+  PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens,
+                         FeatureCache&) const override {
     if (!images.empty()) throw ArgumentError("a picture in a prompt for '" + name_ + "', which takes text alone");
     PreparedPrompt prepared;
     prepared.ids = tokenizer_.encode(text, add_special_tokens);
