@@ -7,6 +7,7 @@ inline constexpr std::size_t tile_depth = 32, tile_bytes = 1024, tile_outputs = 
 inline constexpr std::size_t slab_tiles = 16;        // 512 k: a panel of W is 32 KB and stays in L1
 inline constexpr std::size_t tile_token_block = 20;  // panels: with the products 1.3 MB of L2
 inline constexpr std::size_t tile_output_block = 256;
+inline constexpr std::size_t few_panels = 4;         // so few that all of their depth stays in L2
 
 static_assert(panel_tokens == 32 && width == 16 && panel_vectors == 2);
 
@@ -128,6 +129,23 @@ CHIASM_NOINLINE void multiply_tiles(const char* weight, const char* x, std::size
 inline constexpr std::size_t tiles_scratch_bytes =
     slab_tiles * 2 * tile_bytes + tile_token_block * panel_tokens * tile_output_block * sizeof(float);
 
+/// Rows [output, output + rows) of W from `k` on.
+struct TileRows {
+  std::size_t output, rows, k, depth;
+};
+
+/// What comes after the rows before `n` of outputs [n0, n1): the rest of them, their next slab at `next_k`, or the outputs behind them.
+CHIASM_ALWAYS_INLINE TileRows next_rows(std::size_t n, std::size_t n0, std::size_t n1, std::size_t next_k, const GemmCall& call) noexcept {
+  constexpr std::size_t slab_depth = slab_tiles * tile_depth;
+  std::size_t k = next_k - slab_depth, end = n1;
+  if (n >= n1) {
+    k = next_k < call.depth ? next_k : 0;
+    n = next_k < call.depth ? n0 : n1;
+    end = next_k < call.depth ? n1 : call.output_end;
+  }
+  return {n, n < end ? smaller(tile_outputs, end - n) : 0, k, smaller(slab_depth, call.depth - k)};
+}
+
 template <DType kind>
 inline void tiles_run(const GemmCall& call) noexcept {
   constexpr std::size_t size = kind == DType::f32 ? 4 : 2, slab_depth = slab_tiles * tile_depth;
@@ -142,21 +160,24 @@ inline void tiles_run(const GemmCall& call) noexcept {
 
   for (std::size_t p0 = call.panel_begin; p0 < call.panel_end; p0 += tile_token_block) {
     const std::size_t p1 = smaller(p0 + tile_token_block, call.panel_end);
-    for (std::size_t n0 = call.output_begin; n0 < call.output_end; n0 += tile_output_block) {
-      const std::size_t n1 = smaller(n0 + tile_output_block, call.output_end);
+    // Few tokens wait for W: its rows come whole, one stretch of memory after the other (an eighth faster).
+    const std::size_t output_block = p1 - p0 <= few_panels ? tile_outputs : tile_output_block;
+    for (std::size_t n0 = call.output_begin; n0 < call.output_end; n0 += output_block) {
+      const std::size_t n1 = smaller(n0 + output_block, call.output_end);
       for (std::size_t k = 0; k < call.depth || k == 0; k += slab_depth) {
         const std::size_t depth = smaller(slab_depth, call.depth - k), tiles = (depth + tile_depth - 1) / tile_depth;
         for (std::size_t n = n0; n < n1; n += tile_outputs) {
           const unsigned char* const from = weight + n * call.weight_stride + k * size;
           copy_tiles<kind>(from, call.weight_stride, smaller(tile_outputs, n1 - n), depth, rows);
           // The next rows of W come to L2 while these are multiplied.
-          const std::size_t next_rows = n + tile_outputs < n1 ? smaller(tile_outputs, n1 - n - tile_outputs) : 0;
-          const std::size_t rows_each = (next_rows + p1 - p0 - 1) / (p1 - p0);
+          const TileRows next = next_rows(n + tile_outputs, n0, n1, k + slab_depth, call);
+          const std::size_t rows_each = (next.rows + p1 - p0 - 1) / (p1 - p0);
+          const unsigned char* const ahead = weight + next.output * call.weight_stride + next.k * size;
           std::size_t row = 0;
           for (std::size_t p = p0; p < p1; ++p) {
-            for (const std::size_t end = smaller(row + rows_each, next_rows); row < end; ++row)
-              for (std::size_t byte = 0; byte < depth * size; byte += 64)
-                __builtin_prefetch(from + (tile_outputs + row) * call.weight_stride + byte, 0, 2);
+            for (const std::size_t end = smaller(row + rows_each, next.rows); row < end; ++row)
+              for (std::size_t byte = 0; byte < next.depth * size; byte += 64)
+                __builtin_prefetch(ahead + row * call.weight_stride + byte, 0, 2);
             const std::size_t vectors = vectors_of(call.tokens, p * panel_tokens);
             const char* const x = static_cast<const char*>(call.packed) + (k / tile_depth * panels + p * tiles) * 2 * tile_bytes;
             float* const product = products + (p - p0) * panel_tokens * tile_output_block + (n - n0) * vectors * width;
