@@ -1,4 +1,4 @@
-// A second question about a picture: CLIP's ViT-L/14-336 as LLaVA-1.5 uses it before the 1.1B Llama, all in bf16 with random weights. Time from the
+// A second question about a picture: CLIP's ViT-L/14-336 as LLaVA-1.5 uses it before the 1.1B Llama, weights in bf16, random. Time from the
 // prompt to the first token, of the first question about a picture and of the next one (in one conversation, and as a call of its own).
 #include "checkpoint_folder.hpp"
 #include "measure.hpp"
@@ -11,7 +11,7 @@ namespace {
 
 using namespace chiasm;
 
-const Pipeline& llava() {
+const Pipeline& llava(Compute compute) {
   static const CheckpointFolder folder = [] {
     const VitConfig vision = shapes::vit_l_336();
     const DecoderConfig text = shapes::llama_1b();
@@ -32,12 +32,13 @@ const Pipeline& llava() {
               "crop_size": {"height": 336, "width": 336}, "do_rescale": true, "rescale_factor": 0.00392156862745098, "do_normalize": true,
               "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]})"}});
   }();
-  static const Pipeline vlm = [] {
+  const auto open = [](Compute precision) {
     LoadOptions options;
-    options.compute = Compute::bf16;
+    options.compute = precision;
     return load(folder.path(), std::move(options));
-  }();
-  return vlm;
+  };
+  static const Pipeline f32 = open(Compute::f32), bf16 = open(Compute::bf16);
+  return compute == Compute::f32 ? f32 : bf16;
 }
 
 /// Noise of 640 x 480; another one for each `seed`.
@@ -57,8 +58,8 @@ GenerateOptions one_token() {
 }
 
 /// Mean time to the first token of the first and of the second question; the second as a share of the first in counter %first.
-void ask_twice(benchmark::State& state, bool in_a_conversation) {
-  const Pipeline& vlm = llava();
+void ask_twice(benchmark::State& state, Compute compute, bool in_a_conversation) {
+  const Pipeline& vlm = llava(compute);
   double first = 0, second = 0, preparing = 0, reading = 0;
   std::size_t reused = 0, prompt = 0;
   static unsigned seed = 1;  // no picture comes twice: the library would know it
@@ -90,11 +91,11 @@ void ask_twice(benchmark::State& state, bool in_a_conversation) {
 }
 
 const bool registered = [] {
-  const auto add = [](const char* name, bool in_a_conversation) {
-    benchmark::RegisterBenchmark(name, ask_twice, in_a_conversation)->UseManualTime()->MinTime(0.5)->Unit(benchmark::kMillisecond);
-  };
-  add("ask_twice/conversation", true);
-  add("ask_twice/calls", false);
+  for (const Compute compute : {Compute::f32, Compute::bf16})
+    for (const bool in_a_conversation : {true, false}) {
+      const std::string name = measure::label(in_a_conversation ? "ask_twice/conversation" : "ask_twice/calls", DType::bf16, compute);
+      benchmark::RegisterBenchmark(name.c_str(), ask_twice, compute, in_a_conversation)->UseManualTime()->MinTime(0.5)->Unit(benchmark::kMillisecond);
+    }
   return true;
 }();
 
