@@ -155,7 +155,6 @@ inline ordered_json run_pipeline(const Case& one, Dump& dump, std::map<std::stri
   const std::string& folder = one.folder;
   const ordered_json& description = one.description;
   const chiasm::Pipeline pipeline = chiasm::load(one.model);
-  const chiasm::LanguageModel& lm = pipeline.language_model();
   ordered_json runs = ordered_json::array();
   for (const ordered_json& input : description.at("inputs")) {
     const std::string name = input.at("name");
@@ -165,6 +164,7 @@ inline ordered_json run_pipeline(const Case& one, Dump& dump, std::map<std::stri
       observing.on_tensor = [&](std::string_view what, chiasm::View tensor) { dump.add(name + "." + std::string(what), tensor); };
       chiasm::Context ctx(observing);
       const chiasm::PreparedPrompt prepared = pipeline.prepare(ctx, prompt);
+      const chiasm::LanguageModel& lm = prepared.model ? *prepared.model : pipeline.language_model();
       const std::vector<std::int64_t> ids(prepared.ids.begin(), prepared.ids.end());
       dump.add(name + ".input_ids", {1, ids.size()}, ids);
       dump.add(name + ".attention_mask", {1, ids.size()}, std::vector<std::int64_t>(ids.size(), 1));
@@ -199,6 +199,7 @@ inline ordered_json run_pipeline(const Case& one, Dump& dump, std::map<std::stri
       if (input == nullptr) throw chiasm::ArgumentError("no input '" + name + "'");
       chiasm::Context ctx;
       const chiasm::PreparedPrompt prepared = pipeline.prepare(ctx, prompt_of(folder, *input, std::string(pipeline.family().image_placeholder()), description.at("family")));
+      const chiasm::LanguageModel& lm = prepared.model ? *prepared.model : pipeline.language_model();
       const chiasm::GenerateOptions options = options_of(run.at("generate"), pipeline.generation_config());
       std::vector<chiasm::TokenId> ids;
       if (options.num_beams.value_or(1) > 1) {

@@ -11,14 +11,14 @@ struct Case {
   std::size_t queries, keys, heads, kv_heads, head_dim, v_dim;
   bool causal = false;
   std::size_t offset = 0, window = 0;
-  bool mask = false, alibi = false, hide_row = false;
+  bool mask = false, alibi = false, hide_row = false, distances = false;
 };
 
 void check(const Table& table, const Case& c, std::size_t compute) {
   const kernels::Attention& attention = table.attention[compute];
   INFO(name(table.isa) << " " << c.queries << " queries " << c.keys << " keys " << c.heads << "/" << c.kv_heads << " heads of "
                        << c.head_dim << ", " << c.v_dim << (c.causal ? " causal" : "") << " offset " << c.offset << " window "
-                       << c.window << (c.mask ? " mask" : "") << (c.alibi ? " alibi" : "") << " compute " << compute);
+                       << c.window << (c.mask ? " mask" : "") << (c.alibi ? " alibi" : "") << (c.distances ? " distances" : "") << " compute " << compute);
   const float inf = std::numeric_limits<float>::infinity();
   const std::size_t qs = c.heads * c.head_dim + 3, ks = c.head_dim + 1, kh = c.keys * ks + 2, vs = c.kv_heads * c.v_dim + 5,
                     vh = c.v_dim, ys = c.heads * c.v_dim + 1;
@@ -41,6 +41,9 @@ void check(const Table& table, const Case& c, std::size_t compute) {
   call.scale = scale, call.causal = c.causal, call.offset = c.offset, call.window = c.window;
   if (c.mask) call.mask = mask.data(), call.mask_row = c.keys + 2;
   if (c.alibi) call.alibi_slopes = slopes.data();
+  const std::size_t reach = c.offset + c.queries + c.keys;
+  const std::vector<float> distances = oracle::random(c.heads * 2 * reach, 6);
+  if (c.distances) call.distance_bias = distances.data() + reach, call.distance_bias_head = 2 * reach;
   const oracle::Aligned scratch(attention.scratch_bytes(c.head_dim, c.v_dim));
   call.scratch = scratch.data;
   const std::size_t group = c.heads / c.kv_heads, rows = c.queries * group;
@@ -63,6 +66,7 @@ void check(const Table& table, const Case& c, std::size_t compute) {
         const std::size_t position = c.offset + i;
         if (c.alibi) s += static_cast<double>(slopes[h]) * (static_cast<double>(j) - static_cast<double>(position));
         if (c.mask) s += static_cast<double>(mask[i * (c.keys + 2) + j]);
+        if (c.distances) s += static_cast<double>(distances[h * 2 * reach + reach + j - position]);
         if ((c.causal && j > position) || (c.window != 0 && j + c.window <= position))
           s = -std::numeric_limits<double>::infinity();
         scores[j] = s;
@@ -121,6 +125,17 @@ TEST_CASE("attention: causal, window, offset, grouped heads") {
         }
     check(table, {5, 3, 2, 2, 8, 8, true, 0});  // fewer keys than queries
     check(table, {20, 90, 2, 2, 8, 8, false, 60, 30});
+  }
+}
+
+TEST_CASE("attention: biases by distance") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (const std::size_t queries : {1u, 3u, 40u, 150u})
+      for (const std::size_t kv_heads : {1u, 4u}) {
+        check(table, {queries, 75, 4, kv_heads, 16, 16, false, 0, 0, false, false, false, true});
+        check(table, {queries, queries + 30, 4, kv_heads, 16, 16, true, 30, 0, true, false, false, true});
+      }
   }
 }
 

@@ -48,6 +48,8 @@ CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, 
   call.mask = a.mask.data();
   call.mask_row = masked ? a.mask.stride() : 0;
   call.alibi_slopes = a.alibi_slopes;
+  call.distance_bias = a.distance_bias;
+  call.distance_bias_head = a.distance_bias_head;
 
   const kernels::Attention& kernel = ctx.kernels().attention[static_cast<std::size_t>(ctx.compute())];
   const std::size_t rows = queries * (a.heads / a.kv_heads), blocks = (rows + kernel.rows - 1) / kernel.rows;

@@ -75,6 +75,8 @@ struct AttentionCall {
   const float* mask = nullptr;  // (queries, keys), added; -inf hides. A row that sees nothing becomes 0
   std::size_t mask_row = 0;
   const float* alibi_slopes = nullptr;                  // (heads): slope * (j - (offset + i)) is added
+  const float* distance_bias = nullptr;                 // head h's entry [j - (offset + i)], before or behind the pointer, is added
+  std::size_t distance_bias_head = 0;
   std::size_t kv_head = 0, row_begin = 0, row_end = 0;  // the part to compute: at most Attention::rows rows
   void* scratch = nullptr;                              // Attention::scratch_bytes(head_dim, v_dim), 64-byte aligned
 };

@@ -17,6 +17,10 @@ struct Attend {
   std::size_t window = 0;  // and iff j > offset + i - window; 0: no window
   View mask = {};          // (queries, keys), added to the scores; -inf hides. A query that sees no key at all becomes 0
   const float* alibi_slopes = nullptr;  // (heads): slope * (j - (offset + i)) is added to the scores
+  // Head h's bias of a key j, distance_bias[h * distance_bias_head + j - (offset + i)], is added to the scores: a pointer into the middle of a row
+  // that reaches from -(offset + queries - 1) to keys - 1 - offset. T5, arXiv:1910.10683.
+  const float* distance_bias = nullptr;
+  std::size_t distance_bias_head = 0;
 };
 
 /// q (T, heads * head_dim) -> (T, heads * v_dim). The same result, bit for bit, for any number of threads.

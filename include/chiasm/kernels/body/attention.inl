@@ -90,6 +90,12 @@ struct PanelState {
   float top[panel_tokens], total[panel_tokens], decay[panel_tokens], position[panel_tokens], slope[panel_tokens];
 };
 
+/// A row's biases by key.
+CHIASM_ALWAYS_INLINE const float* distance_bias(const AttentionCall& call, std::size_t group, std::size_t row) noexcept {
+  const std::size_t head = call.kv_head * group + row % group;
+  return call.distance_bias + head * call.distance_bias_head - static_cast<std::ptrdiff_t>(call.offset + row / group);
+}
+
 /// Bias, visibility and the streaming softmax on scores [key][vectors * width] of keys [key, key + keys).
 template <std::size_t vectors>
 CHIASM_NOINLINE void soften(const AttentionCall& call, std::size_t group, std::size_t first, std::size_t count, std::size_t key,
@@ -97,13 +103,16 @@ CHIASM_NOINLINE void soften(const AttentionCall& call, std::size_t group, std::s
   constexpr std::size_t stride = vectors * width;
   const KeyRange range = visible_keys(call, group, first, count);
   const bool hides_end = call.causal && key + keys > range.whole_end, hides_begin = call.window != 0 && key < range.whole_begin;
-  if (call.mask != nullptr) {
+  const bool added = call.mask != nullptr || call.distance_bias != nullptr;
+  if (added) {
     for (std::size_t r = 0; r < stride; ++r) {
-      const float* const from = call.mask + (first + smaller(r, count - 1)) / group * call.mask_row + key;
-      for (std::size_t j = 0; j < keys; ++j) mask[j * stride + r] = from[j];
+      const std::size_t row = first + smaller(r, count - 1), query = row / group;
+      const float* const from = call.mask == nullptr ? nullptr : call.mask + query * call.mask_row + key;
+      const float* const near = call.distance_bias == nullptr ? nullptr : distance_bias(call, group, row) + key;
+      for (std::size_t j = 0; j < keys; ++j) mask[j * stride + r] = (from == nullptr ? 0.0f : from[j]) + (near == nullptr ? 0.0f : near[j]);
     }
   }
-  const bool biased = call.mask != nullptr || call.alibi_slopes != nullptr || hides_end || hides_begin;
+  const bool biased = added || call.alibi_slopes != nullptr || hides_end || hides_begin;
   V top[vectors], shift[vectors], total[vectors];  // all vectors at once: each is a chain of dependent operations
   CHIASM_UNROLL for (std::size_t v = 0; v < vectors; ++v) top[v] = load(state.top + v * width);
   if (biased) {
@@ -113,7 +122,7 @@ CHIASM_NOINLINE void soften(const AttentionCall& call, std::size_t group, std::s
         const V position = load(state.position + v * width);
         V score = load(scores + j * stride + v * width);
         if (call.alibi_slopes != nullptr) score = fma(load(state.slope + v * width), sub(at, position), score);
-        if (call.mask != nullptr) score = add(score, load(mask + j * stride + v * width));
+        if (added) score = add(score, load(mask + j * stride + v * width));
         if (hides_end) score = select_lt(position, at, set1(minus_infinity), score);
         if (hides_begin) score = select_lt(sub(position, set1(static_cast<float>(call.window))), at, score, set1(minus_infinity));
         store(scores + j * stride + v * width, score);
@@ -309,6 +318,10 @@ inline void attend_rows(const AttentionCall& call) noexcept {
       }
       if (call.mask != nullptr)
         for (std::size_t j = 0; j < keys; ++j) scores[j] += call.mask[query * call.mask_row + begin + j];
+      if (call.distance_bias != nullptr) {
+        const float* const near = distance_bias(call, group, row) + begin;
+        for (std::size_t j = 0; j < keys; ++j) scores[j] += near[j];
+      }
       const float highest = largest(scores, keys), before = top[r];
       top[r] = highest > before ? highest : before;
       if (highest != highest) top[r] = highest;
