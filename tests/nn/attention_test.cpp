@@ -56,3 +56,48 @@ TEST_CASE("attention says what does not fit") {
   attend.kv_heads = 0;
   CHECK_THROWS_AS(attention(ctx, View(q.data(), Shape{3, 8}), kv, attend), ShapeError);
 }
+
+TEST_CASE("attention shows where it looks") {
+  const std::size_t heads = 4, kv_heads = 2, queries = 5, keys = 9, head_dim = 6;
+  std::vector<float> q(queries * heads * head_dim), k(kv_heads * keys * head_dim), v(kv_heads * keys * head_dim), slopes(heads), mask(queries * keys),
+      distances(heads * 32);
+  unsigned state = 7;
+  for (auto* numbers : {&q, &k, &v, &slopes, &mask, &distances})
+    for (float& x : *numbers) x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) / 0x1p23f - 1.0f;
+  mask[2] = mask[keys] = -std::numeric_limits<float>::infinity();
+  const KvView kv{k.data(), v.data(), keys, head_dim, keys * head_dim, head_dim, keys * head_dim};
+  for (const bool causal : {false, true}) {
+    std::string seen;
+    Tensor weights;
+    ContextOptions options;
+    options.threads = 2;
+    options.on_attention = [&](std::string_view name, std::size_t layer, View shown) {
+      seen = std::string(name) + " " + std::to_string(layer);
+      weights = Tensor(shown.shape());
+      for (std::size_t i = 0; i < shown.rows(); ++i) std::copy(shown.row(i), shown.row(i) + shown.columns(), weights.row(i));
+    };
+    Context ctx(options);
+    Attend attend;
+    attend.heads = heads, attend.kv_heads = kv_heads, attend.head_dim = attend.v_dim = head_dim, attend.scale = 0.4f, attend.causal = causal;
+    attend.offset = 4, attend.window = causal ? 6 : 0, attend.mask = View(mask.data(), Shape{queries, keys});
+    attend.alibi_slopes = slopes.data(), attend.distance_bias = distances.data() + 16, attend.distance_bias_head = 32;
+    (void)attention(ctx, View(q.data(), Shape{queries, heads * head_dim}), kv, attend);
+    CHECK(seen.empty());  // it has no name
+    attend.name = "self_attn", attend.layer = 3;
+    const Context::Scope scope(ctx, "lm");
+    const Tensor y = attention(ctx, View(q.data(), Shape{queries, heads * head_dim}), kv, attend);
+    CHECK(seen == "lm.self_attn 3");
+    REQUIRE(weights.shape() == Shape{heads, queries, keys});
+    double worst = 0;
+    for (std::size_t h = 0; h < heads; ++h)
+      for (std::size_t i = 0; i < queries; ++i) {
+        const float* const p = weights.row(h * queries + i);
+        for (std::size_t d = 0; d < head_dim; ++d) {
+          double want = 0;
+          for (std::size_t j = 0; j < keys; ++j) want += static_cast<double>(p[j]) * static_cast<double>(v[(h / 2 * keys + j) * head_dim + d]);
+          worst = std::max(worst, std::abs(want - static_cast<double>(y.row(i)[h * head_dim + d])));
+        }
+      }
+    CHECK(worst < 1e-5);
+  }
+}

@@ -30,6 +30,9 @@ struct ContextOptions {
   CancelToken cancel = {};
   Callback<void(std::string_view stage, std::size_t done, std::size_t total)> on_progress = {};
   Callback<void(std::string_view name, View tensor)> on_tensor = {};  // intermediate tensors, named as the reference dumps name them
+  // Where attention looks: (heads, queries, keys), the probabilities of each query's keys, of every attention that has a name (Attend::name). They
+  // are computed for this alone, so that it costs nothing when unused.
+  Callback<void(std::string_view name, std::size_t layer, View weights)> on_attention = {};
 };
 
 class Context {
@@ -86,11 +89,19 @@ class Context {
     if (observed()) options_.on_tensor(scope_ + std::string(name) + "." + std::to_string(index), tensor);
   }
 
+  /// Whether anybody wants to know where attention looks.
+  bool attention_observed() const noexcept { return static_cast<bool>(options_.on_attention); }
+  void observe_attention(std::string_view name, std::size_t layer, View weights) const {
+    if (attention_observed()) options_.on_attention(scope_ + std::string(name), layer, weights);
+  }
+  /// Whether a call's inside is wanted, so that nothing may be taken from a cache.
+  bool watched() const noexcept { return observed() || attention_observed(); }
+
   /// While it lives, observed names begin with `name` and a dot.
   class Scope {
    public:
     Scope(Context& ctx, std::string_view name) : ctx_(ctx), length_(ctx.scope_.size()) {
-      if (ctx.observed()) ctx.scope_.append(name).append(".");
+      if (ctx.watched()) ctx.scope_.append(name).append(".");
     }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;

@@ -6,22 +6,58 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <string>
 
 namespace chiasm::inline CHIASM_ABI {
 
+namespace detail {
+
+inline void check_attention(View q, const KvView& kv, const Shape& y, const Attend& a) {
+  if (a.kv_heads == 0 || a.heads % a.kv_heads != 0 || q.columns() != a.heads * a.head_dim)
+    throw ShapeError("attention", q.shape().to_string() + " into " + y.to_string() + " with " + std::to_string(a.heads) +
+                                      " heads of " + std::to_string(a.head_dim) + " over " + std::to_string(a.kv_heads) +
+                                      " of keys and values of " + std::to_string(a.v_dim));
+  if (a.mask.data() != nullptr && (a.mask.rows() != q.rows() || a.mask.columns() != kv.length))
+    throw ShapeError("attention", "mask " + a.mask.shape().to_string() + " for " + std::to_string(q.rows()) + " queries and " +
+                                      std::to_string(kv.length) + " keys");
+}
+
+}  // namespace detail
+
+CHIASM_INLINE Tensor attention_weights(Context& ctx, View q, const KvView& kv, const Attend& a) {
+  const Shape shape{a.heads, q.rows(), kv.length};
+  detail::check_attention(q, kv, shape, a);
+  Tensor weights = ctx.empty(shape);
+  ctx.parallel(weights.rows(), 8, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      const std::size_t head = row / q.rows(), query = row % q.rows(), position = a.offset + query;
+      const float* const keys = kv.keys + head / (a.heads / a.kv_heads) * kv.key_head_stride;
+      const float* const distances = a.distance_bias == nullptr ? nullptr : a.distance_bias + head * a.distance_bias_head;
+      float* const scores = weights.row(row);
+      for (std::size_t j = 0; j < kv.length; ++j) {
+        const std::ptrdiff_t distance = static_cast<std::ptrdiff_t>(j) - static_cast<std::ptrdiff_t>(position);
+        float score = a.scale * ctx.kernels().dot(q.row(query) + head * a.head_dim, keys + j * kv.key_stride, a.head_dim);
+        if (a.mask.data() != nullptr) score += a.mask.row(query)[j];
+        if (a.alibi_slopes != nullptr) score += a.alibi_slopes[head] * static_cast<float>(distance);
+        if (distances != nullptr) score += distances[distance];
+        const bool hidden = (a.causal && distance > 0) || (a.window != 0 && j + a.window <= position);
+        scores[j] = hidden ? -std::numeric_limits<float>::infinity() : score;
+      }
+      ctx.kernels().softmax(scores, scores, kv.length);
+    }
+  });
+  return weights;
+}
+
 CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& a) {
   ctx.check_cancelled();
   const std::size_t queries = q.rows();
-  if (a.kv_heads == 0 || a.heads % a.kv_heads != 0 || q.columns() != a.heads * a.head_dim || y.rows() != queries ||
-      y.columns() != a.heads * a.v_dim)
-    throw ShapeError("attention", q.shape().to_string() + " into " + y.shape().to_string() + " with " + std::to_string(a.heads) +
-                                      " heads of " + std::to_string(a.head_dim) + " over " + std::to_string(a.kv_heads) +
-                                      " of keys and values of " + std::to_string(a.v_dim));
-  const bool masked = a.mask.data() != nullptr;
-  if (masked && (a.mask.rows() != queries || a.mask.columns() != kv.length))
-    throw ShapeError("attention", "mask " + a.mask.shape().to_string() + " for " + std::to_string(queries) + " queries and " +
-                                      std::to_string(kv.length) + " keys");
+  detail::check_attention(q, kv, y.shape(), a);
+  if (y.rows() != queries || y.columns() != a.heads * a.v_dim)
+    throw ShapeError("attention", q.shape().to_string() + " into " + y.shape().to_string() + " with " + std::to_string(a.heads) + " heads of values of " +
+                                      std::to_string(a.v_dim));
+  if (!a.name.empty() && ctx.attention_observed()) ctx.observe_attention(a.name, a.layer, attention_weights(ctx, q, kv, a));
   if (queries == 0 || a.heads == 0 || a.v_dim == 0) return;
 
   kernels::AttentionCall call;
@@ -46,7 +82,7 @@ CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, 
   call.offset = a.offset;
   call.window = a.window;
   call.mask = a.mask.data();
-  call.mask_row = masked ? a.mask.stride() : 0;
+  call.mask_row = a.mask.data() != nullptr ? a.mask.stride() : 0;
   call.alibi_slopes = a.alibi_slopes;
   call.distance_bias = a.distance_bias;
   call.distance_bias_head = a.distance_bias_head;

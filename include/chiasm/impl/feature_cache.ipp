@@ -43,7 +43,7 @@ CHIASM_INLINE Features FeatureCache::get(Context& ctx, const Image& image, Funct
   Features features{nullptr, digest(ctx, image)};
   std::list<Entries::Entry>& recent = entries_->recent;
   const auto find = [&] { return std::find_if(recent.begin(), recent.end(), [&](const auto& entry) { return entry.content == features.content; }); };
-  if (!ctx.observed()) {
+  if (!ctx.watched()) {
     const std::lock_guard lock(entries_->mutex);
     if (const auto entry = find(); entry != recent.end()) {
       recent.splice(recent.begin(), recent, entry);

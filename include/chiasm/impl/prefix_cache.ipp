@@ -45,7 +45,7 @@ CHIASM_INLINE PrefixCache::PrefixCache(std::size_t max_bytes) : entries_(std::ma
 CHIASM_INLINE PrefixCache::~PrefixCache() = default;
 
 CHIASM_INLINE Prefix PrefixCache::take(Context& ctx, const LanguageModel& lm, const PreparedPrompt& prompt) {
-  if (ctx.observed()) return {};
+  if (ctx.watched()) return {};
   const std::lock_guard lock(entries_->mutex);
   std::list<Prefix>& recent = entries_->recent;
   auto best = recent.end();

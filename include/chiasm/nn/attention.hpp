@@ -6,6 +6,8 @@
 #include <chiasm/core/context.hpp>
 #include <chiasm/nn/kv_view.hpp>
 
+#include <string_view>
+
 namespace chiasm::inline CHIASM_ABI {
 
 struct Attend {
@@ -21,6 +23,9 @@ struct Attend {
   // that reaches from -(offset + queries - 1) to keys - 1 - offset. T5, arXiv:1910.10683.
   const float* distance_bias = nullptr;
   std::size_t distance_bias_head = 0;
+  // What ContextOptions::on_attention is told; without a name it is told nothing.
+  std::string_view name = {};
+  std::size_t layer = 0;
 };
 
 /// q (T, heads * head_dim) -> (T, heads * v_dim). The same result, bit for bit, for any number of threads.
@@ -28,6 +33,9 @@ struct Attend {
 Tensor attention(Context& ctx, View q, const KvView& kv, const Attend& attend);
 /// As above, into `y`; rows of q and y may lie apart, and they may not overlap.
 void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& attend);
+
+/// The probabilities by which attention() weighs the values: (heads, queries, keys), 0 where a key is not visible. Throws ShapeError.
+Tensor attention_weights(Context& ctx, View q, const KvView& kv, const Attend& attend);
 
 }  // namespace chiasm
 
