@@ -1,6 +1,6 @@
 """Draws what the examples show and measure. Writes, into the folder `examples`:
 
-pictures/shapes-NN.png   12 pictures, 256 x 256; pictures/truth.json says what is in them
+pictures/shapes-NN.png   12 pictures, 256 x 256; pictures/truth.json says what is in them, and where
 data/shapes/             2,000 held-out pictures, 128 x 128, in easy-VQA's format (github.com/vzhou842/easy-VQA):
     images/<id>.png
     questions.json       list of [question, answer, image id, kind], at most one of each kind per picture
@@ -20,11 +20,11 @@ HELD_OUT_SEED, PICTURES_SEED = 2**41, 2**42                    # the trainer dra
 
 
 def ask_each_kind(rng, scene, kinds):
-    """[question, answer, kind] of every kind for which a clear question about the scene turns up in ten attempts."""
+    """(asked, kind) for every kind of which a clear question about the scene turns up in ten attempts."""
     for kind in kinds:
         asked = next(filter(None, (world.ask(rng, scene, kind) for _ in range(10))), None)
         if asked:
-            yield asked.question, asked.answer, kind
+            yield asked, kind
 
 
 def describe(scene):
@@ -44,7 +44,7 @@ def held_out(folder: Path, count=2000):
     for i in range(count):
         scene = world.sample_scene(rng)
         world.draw(scene).save(folder / "images" / f"{i}.png", optimize=True)
-        questions += [[question, answer, i, kind] for question, answer, kind in ask_each_kind(rng, scene, world.KINDS)]
+        questions += [[asked.question, asked.answer, i, kind] for asked, kind in ask_each_kind(rng, scene, world.KINDS)]
         captions.append(describe(scene))
     (folder / "questions.json").write_text(lines(questions))
     (folder / "captions.json").write_text(lines(captions))
@@ -61,8 +61,13 @@ def pictures(folder: Path, count=12):
         name = f"shapes-{len(truth) + 1:02}.png"
         world.draw(scene, 256).save(folder / name, optimize=True)
         kinds = rng.permutation(world.NON_RELATIONAL)[:3].tolist() + rng.permutation(world.RELATIONAL)[:3].tolist()
-        questions = [{"question": q, "answer": a, "kind": k} for q, a, k in ask_each_kind(rng, scene, kinds)]
-        truth.append({"picture": name, **describe(scene), "questions": questions})
+        questions = [{"question": asked.question, "answer": asked.answer, "kind": kind,
+                      "about": sorted({int(o) for _, _, named in asked.meant for o in named})}       # the objects that the question names
+                     for asked, kind in ask_each_kind(rng, scene, kinds)]
+        seen = describe(scene)
+        for told, o in zip(seen["objects"], scene.objects):                                   # where it is, in shares of the picture's side
+            told |= {"x": round(o.x / world.CANVAS, 3), "y": round(o.y / world.CANVAS, 3), "radius": round(o.radius / world.CANVAS, 3)}
+        truth.append({"picture": name, **seen, "questions": questions})
     (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
 
 
