@@ -61,6 +61,10 @@ if(NOT TARGET WebP::webp)
   find_package(WebP QUIET MODULE)
 endif()
 
+if(NOT TARGET hnswlib::hnswlib)
+  find_package(hnswlib QUIET MODULE)
+endif()
+
 if(CHIASM_BUILD_TESTS)
   find_package(Catch2 QUIET)
   if(NOT Catch2_FOUND)

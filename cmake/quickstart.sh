@@ -1,6 +1,6 @@
 #!/bin/sh
 # The quick start: installs what is missing (apt, on Debian and its relatives), configures, builds, and then
-#   demo   captions the bundled pictures and answers questions about them, with the bundled model
+#   demo   captions the bundled pictures and answers questions about them, with the bundled models: LLaVA, and BLIP-2 and Flamingo beside it
 #   test   runs all tests
 # CHIASM_BUILD_DIR names another build folder than build/demo or build/dev.
 set -eu
@@ -12,7 +12,7 @@ usage() {
 }
 [ $# -eq 1 ] || usage
 
-packages="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libstb-dev libcli11-dev libjpeg-dev libwebp-dev"
+packages="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libstb-dev libcli11-dev libjpeg-dev libwebp-dev libhnswlib-dev"
 case $1 in
   demo) preset=demo ;;
   test) preset=dev packages="$packages catch2 libbenchmark-dev clang" ;;
@@ -71,3 +71,10 @@ ask shapes-01.png "How many triangles can you see?"
 ask shapes-02.png "Is the blue star to the left of the large cross?"
 ask shapes-04.png "What is the color of the triangle?"
 ask shapes-05.png "What shape is the object closest to the small red object?"
+echo
+echo "The same picture, read in three ways:"
+for style in llava blip2 flamingo; do
+  printf '%s, %s' "$style" "$("$build/examples/caption" --style "$style" examples/pictures/shapes-10.png)"
+  printf '\n%s, %s: %s ' "$style" shapes-10.png "How many objects are there?"
+  "$build/examples/vqa" --style "$style" examples/pictures/shapes-10.png "How many objects are there?"
+done

@@ -9,6 +9,7 @@
 int main(int count, char** arguments) {
   CLI::App app("Captions pictures. Without arguments: the bundled model captions the bundled pictures.", "caption");
   examples::Options options(app, examples::bundled("models/shapes-llava"));
+  options.add_style(app);
   options.add_generation(app);
   std::vector<std::string> paths = {examples::bundled("pictures")};
   std::string request, output;

@@ -7,6 +7,7 @@ int main(int count, char** arguments) {
   CLI::App app("Talks about pictures. /image FILE shows one, /save FILE keeps the conversation, /load FILE goes on with one, /reset starts anew, /quit ends; "
                "Ctrl-C stops an answer.", "chat");
   examples::Options options(app, examples::bundled("models/shapes-llava"));
+  options.add_style(app);
   options.add_generation(app);
   std::vector<std::string> shown;
   std::string system, saved;

@@ -58,7 +58,10 @@ class CheckpointReport {
   explicit CheckpointReport(std::string folder, bool read_weights = false) : folder_(std::move(folder)), read_weights_(read_weights) {
     while (folder_.size() > 1 && folder_.ends_with('/')) folder_.pop_back();
     facts["folder"] = folder_;
-    if (look_at_folder() && read_config()) {
+    const bool there = look_at_folder();
+    if (there && has("flamingo_config.json")) {
+      look_at_flamingo();
+    } else if (there && read_config()) {
       read_weight_files();
       wire();
       read_tokenizer();
@@ -112,6 +115,18 @@ class CheckpointReport {
     text.resize(static_cast<std::size_t>(stream.gcount()));
     return text;
   }
+  /// Weights as torch.save writes them, and not what trainers leave beside them.
+  static bool is_torch_file(const std::string& file) {
+    const auto is_any = [&](std::initializer_list<std::string_view> parts, auto fits) { return std::any_of(parts.begin(), parts.end(), fits); };
+    return is_any({".bin", ".pt", ".pth"}, [&](std::string_view ending) { return file.ends_with(ending); }) &&
+           !is_any({"training_args", "optimizer", "scheduler", "scaler", "rng_state"}, [&](std::string_view beginning) { return file.starts_with(beginning); });
+  }
+  std::vector<std::string> torch_files() const {
+    std::vector<std::string> found;
+    for (const auto& [file, size] : files_)
+      if (is_torch_file(file)) found.push_back(file);
+    return found;
+  }
   std::vector<std::string> files_ending(std::initializer_list<std::string_view> endings) const {
     std::vector<std::string> found;
     for (const auto& [file, size] : files_)
@@ -144,6 +159,7 @@ class CheckpointReport {
     }
     if (failed) return error(folder_, "cannot be listed: " + failed.message()), false;
     for (const auto& [file, size] : files_) look_at_file(file, size);
+    if (has("flamingo_config.json")) return true;
     if (!has("config.json")) no_config();
     return has("config.json") && !broken_.contains("config.json");
   }
@@ -152,9 +168,9 @@ class CheckpointReport {
   void look_at_file(const std::string& file, std::uint64_t size) {
     static constexpr std::string_view read =
         " config.json generation_config.json preprocessor_config.json processor_config.json tokenizer.json tokenizer_config.json "
-        "special_tokens_map.json added_tokens.json chat_template.json chat_template.jinja model.safetensors.index.json vocab.json merges.txt "
+        "special_tokens_map.json added_tokens.json chat_template.json chat_template.jinja model.safetensors.index.json pytorch_model.bin.index.json vocab.json merges.txt "
         "vocab.txt tokenizer.model spiece.model sentencepiece.bpe.model qwen.tiktoken ";
-    const bool expected = read.find(" " + file + " ") != std::string_view::npos || file.ends_with(".safetensors");
+    const bool expected = read.find(" " + file + " ") != std::string_view::npos || file.ends_with(".safetensors") || is_torch_file(file);
     const auto refuse = [&](const std::string& what) {
       broken_.insert(file);
       if (expected) error(file, what);
@@ -187,8 +203,8 @@ class CheckpointReport {
       if (entry->path().filename() == "config.json") below.push_back(entry->path().parent_path().string());
     }
     std::sort(below.begin(), below.end());
-    const std::vector<std::string> gguf = files_ending({".gguf"}), pickles = files_ending({".bin", ".pt", ".pth", ".ckpt"}),
-                                   weights = files_ending({".safetensors"});
+    std::vector<std::string> gguf = files_ending({".gguf"}), weights = files_ending({".safetensors"});
+    if (weights.empty()) weights = torch_files();
     if (!below.empty())
       why += ". Is it one of these folders? " + list_text(below);
     else if (has("adapter_config.json"))
@@ -202,8 +218,6 @@ class CheckpointReport {
              "), which are not read: download the original repository, with config.json and *.safetensors";
     else if (!weights.empty())
       why += ". The weights are here (" + list_text(weights) + "): download config.json and the tokenizer's files of the same repository, too";
-    else if (!pickles.empty())
-      why += ". There are pickled weights (" + list_text(pickles) + "), which are not read";
     else if (files_.empty())
       why += ". The folder is empty";
     error("config.json", why);
@@ -214,7 +228,7 @@ class CheckpointReport {
     if (!try_to("config.json", [&] { config_ = checkpoint_->config(); })) return false;
     for (const std::string file :
          {"generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-          "special_tokens_map.json", "added_tokens.json", "chat_template.json", "model.safetensors.index.json"})
+          "special_tokens_map.json", "added_tokens.json", "chat_template.json", "model.safetensors.index.json", "pytorch_model.bin.index.json"})
       if (has(file) && !broken_.contains(file) && !try_to(file, [&] { (void)checkpoint_->json(file); })) broken_.insert(file);
     if (!try_to("config.json", [&] { type_ = checkpoint_->model_type(); })) return false;
     facts["model_type"] = type_;
@@ -223,11 +237,12 @@ class CheckpointReport {
       facts["architecture"] = std::string(names.at(0).as_string());
       summary.back().second += " (" + std::string(names.at(0).as_string()) + ")";
     }
-    const char* const known[] = {"llava", "llava_next", "llama", "mistral", "qwen2", "clip", "siglip"};
-    known_ = std::find(std::begin(known), std::end(known), type_) != std::end(known);
+    std::vector<std::string> known = {"blip-2", "instructblip", "idefics", "llava", "llava_next", "clip", "siglip", "t5"};
+    known.insert(known.end(), std::begin(chiasm::text_model_types), std::end(chiasm::text_model_types));
+    known_ = std::find(known.begin(), known.end(), type_) != known.end();
     if (!known_) {
       std::string list;
-      for (const char* const name : known) list += (list.empty() ? "" : ", ") + std::string(name);
+      for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
       std::string hint;
       if (config_.contains("mm_vision_tower") || type_.starts_with("llava_"))
         hint = ". It looks like LLaVA in its authors' own layout: take the transformers form (llava-hf/...)";
@@ -247,21 +262,33 @@ class CheckpointReport {
   // --- weights
 
   void read_weight_files() {
-    const std::string whole = "model.safetensors", index = "model.safetensors.index.json";
-    std::vector<std::string> safetensors = files_ending({".safetensors"});
+    std::string whole, index;
+    std::vector<std::string> others;
+    for (const bool torch : {false, true}) {  // as Checkpoint::weights() looks for them
+      whole = torch ? "pytorch_model.bin" : "model.safetensors", index = whole + ".index.json";
+      const std::vector<std::string> files = torch ? torch_files() : files_ending({".safetensors"});
+      if (others.empty()) others = files;
+      if (files.size() == 1) others = files;
+      if (has(whole) || has(index) || files.size() == 1) break;
+    }
     if (has(whole)) {
       read_weight_file(whole);
       if (has(index)) note(index, "is not looked at, because there is " + whole);
     } else if (has(index)) {
       read_shards(index);
-    } else if (safetensors.size() == 1) {
-      read_weight_file(safetensors[0]);
-    } else if (safetensors.size() > 1) {
-      error("weights", std::to_string(safetensors.size()) + " *.safetensors (" + list_text(safetensors) + "), but neither " + whole + " nor " +
-                           index + ", which says what is where: download that, too");
+    } else if (others.size() == 1) {
+      read_weight_file(others[0]);
+    } else if (others.size() > 1) {
+      const std::string name = others[0].ends_with(".safetensors") ? "model.safetensors" : "pytorch_model.bin";
+      error("weights", std::to_string(others.size()) + " *" + std::filesystem::path(others[0]).extension().string() + " (" + list_text(others) +
+                           "), but neither " + name + " nor " + name + ".index.json, which says what is where: download that, too");
     } else {
       no_weights();
     }
+    count_weights();
+  }
+
+  void count_weights() {
     facts["weights"] = {{"files", weight_files_}, {"tensors", tensors_.size()}};
     std::map<chiasm::DType, std::array<std::uint64_t, 3>> dtypes;  // tensors, elements, bytes
     for (const chiasm::Weight& weight : tensors_) {
@@ -284,13 +311,8 @@ class CheckpointReport {
   }
 
   void no_weights() {
-    const std::vector<std::string> pickles = files_ending({".bin", ".pt", ".pth", ".ckpt"}), gguf = files_ending({".gguf"}),
-                                   others = files_ending({".h5", ".msgpack", ".onnx", ".npz"});
-    if (!pickles.empty())
-      error("weights", "only as pickled PyTorch files (" + list_text(pickles) +
-                           "), which can run code and are not read. Make a safetensors copy, once, in Python: "
-                           "transformers.AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), with the class of this model");
-    else if (!gguf.empty())
+    const std::vector<std::string> gguf = files_ending({".gguf"}), others = files_ending({".ckpt", ".h5", ".msgpack", ".onnx", ".npz"});
+    if (!gguf.empty())
       error("weights", "only as GGUF (" + list_text(gguf) + "), which is not read: download the original *.safetensors");
     else if (!others.empty())
       error("weights", "only in formats that are not read (" + list_text(others) + "): download *.safetensors");
@@ -304,12 +326,14 @@ class CheckpointReport {
     if (broken_.contains(file)) return false;
     const std::string text = head(file);
     if (text.starts_with("GGUF")) return error(file, "is a GGUF file under another name" + lost), false;
-    if (text.starts_with("PK\x03\x04") || (text.size() > 1 && text[0] == '\x80' && text[1] == '\x02'))
+    const bool safetensors = file.ends_with(".safetensors");
+    if (safetensors && (text.starts_with("PK\x03\x04") || (text.size() > 1 && text[0] == '\x80' && text[1] == '\x02')))
       return error(file, "is a pickled PyTorch file under another name" + lost), false;
     const std::size_t before = findings.size();
     try {
-      const chiasm::Safetensors content = chiasm::Safetensors::parse(checkpoint_->file(file));
-      for (const chiasm::Weight& weight : content.tensors) {
+      const chiasm::FileMap bytes = checkpoint_->file(file);
+      const std::vector<chiasm::Weight> content = safetensors ? chiasm::Safetensors::parse(bytes).tensors : chiasm::TorchPickle::parse(bytes).tensors;
+      for (const chiasm::Weight& weight : content) {
         if (wanted != nullptr && !wanted->contains(weight.name()))
           error(file, "holds '" + weight.name() + "', which the index does not place there: index and shards are not of one version");
         if (!seen_.insert(weight.name()).second) {
@@ -318,9 +342,9 @@ class CheckpointReport {
         }
         tensors_.push_back(weight);
       }
-      weight_files_.push_back({{"name", file}, {"bytes", files_.at(file)}, {"tensors", content.tensors.size()}});
+      weight_files_.push_back({{"name", file}, {"bytes", files_.at(file)}, {"tensors", content.size()}});
     } catch (const chiasm::Error& e) {
-      const std::optional<std::uint64_t> whole = announced_size(file);
+      const std::optional<std::uint64_t> whole = safetensors ? announced_size(file) : std::nullopt;
       if (whole && *whole > files_.at(file))
         error(file, "is cut short: " + bytes_text(files_.at(file)) + " of " + bytes_text(*whole) + " (" + std::to_string(files_.at(file)) + " of " +
                         std::to_string(*whole) + " bytes): download it again" + lost);
@@ -398,10 +422,25 @@ class CheckpointReport {
       if (is_llava()) {
         const chiasm::Llava model(w, config_);
         describe(model);
+      } else if (is_idefics()) {
+        const chiasm::Idefics model(w, config_);
+        describe(model);
+      } else if (is_retrieval()) {
+        const chiasm::Blip2Itm model(w, config_);
+        describe(model.config());
+      } else if (is_blip2()) {
+        const chiasm::Blip2 model(w, config_);
+        describe(model.config());
+        const auto* const t5 = dynamic_cast<const chiasm::T5*>(model.encoder_decoder());
+        t5 != nullptr ? describe(*t5) : describe(model.language_model());
       } else if (chiasm::is_text_model(type_)) {
         const std::unique_ptr<chiasm::LanguageModel> model = chiasm::make_text_model(w, config_);
         w.expect_all_used();
         describe(*model);
+      } else if (type_ == "t5") {
+        const chiasm::T5 model(w, chiasm::T5Config::from(config_));
+        w.expect_all_used();
+        describe(model);
       } else if (type_ == "clip") {
         const chiasm::Clip model(w, config_);
         describe(model.vision_model().config(), "clip_vision_model");
@@ -464,14 +503,21 @@ class CheckpointReport {
     if (lost > 0) note("weights", std::to_string(lost) + " tensors of the model lie in shards that are missing or damaged");
   }
   bool is_llava() const { return type_ == "llava" || type_ == "llava_next"; }
-  bool generates() const { return is_llava() || chiasm::is_text_model(type_); }
-  bool takes_pictures() const { return is_llava() || type_ == "clip" || type_ == "siglip"; }
+  bool is_idefics() const { return type_ == "idefics"; }
+  bool is_blip2() const { return type_ == "blip-2" || type_ == "instructblip"; }
+  /// BLIP-2's first stage, which compares pictures with texts, as opposed to its second, which speaks.
+  bool is_retrieval() const {
+    return type_ == "blip-2" && std::any_of(tensors_.begin(), tensors_.end(), [](const chiasm::Weight& weight) { return weight.name() == "itm_head.weight"; });
+  }
+  chiasm::Weights normalise(const chiasm::Weights& w) const { return is_llava() ? chiasm::Llava::normalise(w) : is_blip2() ? chiasm::Blip2::normalise(w) : is_idefics() ? chiasm::Idefics::normalise(w) : w; }
+  bool generates() const { return is_llava() || is_idefics() || (is_blip2() && !is_retrieval()) || chiasm::is_text_model(type_) || type_ == "t5"; }
+  bool takes_pictures() const { return is_llava() || is_idefics() || is_blip2() || type_ == "clip" || type_ == "siglip"; }
   /// The names in lost_ as the model calls them.
   std::set<std::string> lost_names() const {
     std::vector<chiasm::Weight> tensors;
     for (const std::string& name : lost_) tensors.emplace_back(name, chiasm::DType::f32, chiasm::Shape{0}, nullptr, nullptr, folder_);
     chiasm::Weights lost(std::move(tensors), folder_);
-    const std::vector<std::string> names = (is_llava() ? chiasm::Llava::normalise(lost) : lost).names();
+    const std::vector<std::string> names = normalise(lost).names();
     return {names.begin(), names.end()};
   }
 
@@ -479,7 +525,7 @@ class CheckpointReport {
     std::uint64_t total = 0;
     std::map<std::string, std::uint64_t> parts;
     std::vector<chiasm::WeightError> ignored;
-    const chiasm::Weights named = (is_llava() ? chiasm::Llava::normalise(files) : files).noting(ignored);
+    const chiasm::Weights named = normalise(files).noting(ignored);
     for (const std::string& name : named.names()) {
       const chiasm::Weight weight = named.get(name);
       if (weight.dtype() >= chiasm::DType::i8) continue;  // buffers
@@ -512,7 +558,7 @@ class CheckpointReport {
     summary.emplace_back("vision", std::to_string(c.num_hidden_layers) + " layers of width " + std::to_string(c.hidden_size) + ", pictures of " +
                                        std::to_string(c.image_size) + " x " + std::to_string(c.image_size) + " in " +
                                        std::to_string(c.grid() * c.grid()) + " patches of " + std::to_string(c.patch_size) + " x " +
-                                       std::to_string(c.patch_size) + (c.class_token ? " (CLIP)" : " (SigLIP)"));
+                                       std::to_string(c.patch_size) + (c.fused_qkv ? " (EVA-CLIP)" : c.class_token ? " (CLIP)" : " (SigLIP)"));
     vision_ = c;
   }
   void describe(const chiasm::TextTowerConfig& c) {
@@ -528,11 +574,12 @@ class CheckpointReport {
   void describe(const chiasm::LanguageModel& model) {
     vocabulary_ = model.vocab_size();
     facts["language"] = {{"vocabulary", model.vocab_size()}, {"width", model.hidden_size()}};
-    const auto* const decoder = dynamic_cast<const chiasm::Decoder*>(&model);
+    const auto* const decoder = dynamic_cast<const chiasm::DecoderStack*>(&model);
     if (decoder == nullptr) return;
-    const chiasm::DecoderConfig& c = decoder->config();
-    std::string type = chiasm::is_text_model(type_) ? type_ : config_.find("text_config").get<std::string>("model_type", "llama");
-    context_ = c.rope.max_position_embeddings;
+    const chiasm::DecoderSizes& c = decoder->sizes();
+    const chiasm::Json text = config_.find("text_config");
+    const std::string type = (text.is_object() ? text : config_).get<std::string>("model_type", "llama");
+    context_ = c.context_length;
     cache_ = c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 2 * sizeof(float);
     facts["language"] = {{"type", type},
                          {"layers", c.num_hidden_layers},
@@ -548,12 +595,32 @@ class CheckpointReport {
     words += ", vocabulary of " + std::to_string(c.vocab_size);
     summary.emplace_back("language", words);
     std::string length = std::to_string(context_) + " tokens";
-    const std::size_t window = c.windows.empty() ? 0 : *std::max_element(c.windows.begin(), c.windows.end());
+    const auto* const windowed = dynamic_cast<const chiasm::Decoder*>(&model);
+    const std::size_t window = windowed == nullptr || windowed->config().windows.empty()
+                                   ? 0
+                                   : *std::max_element(windowed->config().windows.begin(), windowed->config().windows.end());
     if (window > 0 && window < context_) {
       length += ", of which a layer sees the last " + std::to_string(window);
       facts["language"]["sliding_window"] = window;
     }
     summary.emplace_back("context", length);
+  }
+  void describe(const chiasm::T5& model) {
+    const chiasm::T5Config& c = model.config();
+    facts["encoder"] = {{"layers", c.num_layers}, {"width", c.d_model}, {"heads", c.num_heads}};
+    summary.emplace_back("encoder", std::to_string(c.num_layers) + " layers of width " + std::to_string(c.d_model) + ", " + std::to_string(c.num_heads) + " heads");
+    describe(model.decoder());
+  }
+  void describe(const chiasm::Blip2Config& c) {
+    describe(c.vision, c.instruct ? "instructblip_vision_model" : "blip_2_vision_model");
+    const chiasm::QFormerConfig& q = c.qformer;
+    const bool reads_text = c.instruct || is_retrieval();
+    facts["qformer"] = {{"queries", q.num_query_tokens}, {"layers", q.num_hidden_layers}, {"width", q.hidden_size}, {"heads", q.num_attention_heads},
+                        {"cross_attention_frequency", q.cross_attention_frequency}, {"reads_text", reads_text}};
+    summary.emplace_back("Q-Former", std::to_string(q.num_query_tokens) + " queries, " + std::to_string(q.num_hidden_layers) + " layers of width " +
+                                         std::to_string(q.hidden_size) + ", " + std::to_string(q.num_attention_heads) + " heads" +
+                                         (c.instruct ? "; reads the instruction, too" : reads_text ? "; reads texts, too" : ""));
+    view_tokens_ = is_retrieval() ? 0 : q.num_query_tokens;
   }
   void describe(const chiasm::Llava& model) {
     const chiasm::LlavaConfig& c = model.config();
@@ -562,6 +629,57 @@ class CheckpointReport {
     image_token_ = c.image_token_index;
     anyres_ = c.anyres;
     view_tokens_ = c.vision.grid() * c.vision.grid() + c.vision.class_token - (c.vision_feature_select_strategy == chiasm::FeatureStrategy::patches);
+  }
+
+  // --- OpenFlamingo: three checkpoints in one folder
+
+  void look_at_flamingo() {
+    type_ = "open_flamingo";
+    facts["model_type"] = type_;
+    summary.emplace_back("model", type_);
+    checkpoint_ = chiasm::Checkpoint::open(folder_);
+    std::optional<chiasm::FlamingoParts> parts;
+    if (!try_to("flamingo_config.json", [&] { parts = chiasm::FlamingoParts::open(*checkpoint_); })) return;
+    const chiasm::FlamingoFiles& files = parts->files;
+    std::vector<chiasm::WeightError> wrong;
+    (void)try_to(files.checkpoint, [&] {
+      const bool safetensors = files.checkpoint.ends_with(".safetensors");
+      const chiasm::Weights trained(safetensors ? chiasm::Safetensors::parse(parts->checkpoint).tensors : chiasm::TorchPickle::parse(parts->checkpoint).tensors,
+                                    path(files.checkpoint));
+      const chiasm::ClipVision vision = chiasm::ClipVision::open(parts->vision, files.vision_quick_gelu);
+      const chiasm::Weights base = parts->language_model.weights();
+      config_ = parts->language_model.config();
+      for (const chiasm::Weights& tree : {trained, base, vision.weights}) {
+        const chiasm::Weights noted = tree.noting(wrong);
+        weight_files_.push_back({{"name", tree.source()}, {"bytes", tree.bytes()}, {"tensors", tree.names().size()}});
+        for (const std::string& name : tree.names()) tensors_.push_back(noted.get(name));
+      }
+      image_token_ = parts->tokenizer.id(files.media_token);
+      const chiasm::OpenFlamingo model(trained.noting(wrong), base.noting(wrong), config_, vision.weights.noting(wrong),
+                                       {vision.config, files.vision_tokens_ln_post, files.only_attend_immediate_media, files.cross_attn_every_n_layers, *image_token_});
+      describe(vision.config, "clip_vision_model");
+      summary.emplace_back("pictures", in_words(vision.image_transform) + " (open_clip)");
+      facts["connector"] = {{"latents", model.perceiver().config().latents}, {"first_layer", model.gated_layers().first}, {"interval", model.gated_layers().interval}};
+      summary.emplace_back("connector", std::to_string(model.perceiver().config().latents) + " latents a picture, seen before layer " +
+                                            std::to_string(model.gated_layers().first) + " and each " + std::to_string(model.gated_layers().interval) + " layers on");
+      describe(model.language_model().inner());
+    });
+    report(wrong);
+    count_weights();
+    count_memory();
+    if (loads()) load();
+  }
+
+  void describe(const chiasm::Idefics& model) {
+    const chiasm::IdeficsConfig& c = model.config();
+    describe(c.vision, "idefics_vision");
+    describe(model.llama());
+    vocabulary_ = model.language_model().vocab_size();  // with the additional tokens
+    facts["language"]["vocabulary"] = vocabulary_;
+    facts["connector"] = {{"resampler", c.use_resampler}, {"interval", c.cross_layer_interval}, {"qk_layer_norms", c.qk_layer_norms}};
+    if (c.use_resampler) facts["connector"]["latents"] = c.perceiver.latents;
+    summary.emplace_back("connector", (c.use_resampler ? std::to_string(c.perceiver.latents) + " latents a picture" : std::string("the tower's states")) + ", seen before " +
+                                          (c.cross_layer_interval == 1 ? std::string("every layer") : "layer 0 and each " + std::to_string(c.cross_layer_interval) + " layers on"));
   }
 
   // --- words
@@ -638,7 +756,9 @@ class CheckpointReport {
       facts["chat_template"] = {{"from", found ? ordered_json(file) : ordered_json()}};
       if (!found) {
         summary.emplace_back("chat template",
-                             image_token_ ? "none; LLaVA 1.5's USER/ASSISTANT turns are used" : "none: a prompt is read as it stands");
+                             image_token_ ? "none; LLaVA 1.5's USER/ASSISTANT turns are used"
+                             : is_idefics() && tokenizer_ && tokenizer_->id("<end_of_utterance>") ? "none; User/Assistant turns that end with <end_of_utterance> are used"
+                                                                                                  : "none: a prompt is read as it stands");
         return;
       }
       const bool parts = found->content_form() == chiasm::ContentForm::parts;
@@ -699,6 +819,8 @@ class CheckpointReport {
     (void)try_to(file, [&] {
       const char* const kind = type_ == "clip"     ? "CLIPImageProcessor"
                                : type_ == "siglip" ? "SiglipImageProcessor"
+                               : is_blip2()        ? "BlipImageProcessor"
+                               : is_idefics()      ? "IdeficsImageProcessor"
                                : anyres_           ? "LlavaNextImageProcessor"
                                                    : "LlavaImageProcessor";
       const chiasm::ImageProcessor processor = chiasm::ImageProcessor::from_json(checkpoint_->image_processor_config(), kind);
@@ -709,7 +831,7 @@ class CheckpointReport {
       const std::vector<chiasm::Image> views = processor.views(chiasm::Image(640, 480));
       const std::size_t side = vision_->image_size;
       if (!views.empty() && (views[0].width() != static_cast<int>(side) || views[0].height() != static_cast<int>(side)))
-        findings.push_back({is_llava(), file,
+        findings.push_back({is_llava() || is_idefics() || (is_blip2() && !is_retrieval()), file,
                             "makes pictures of " + std::to_string(views[0].width()) + " x " + std::to_string(views[0].height()) +
                                 ", the vision tower was trained on " + std::to_string(side) + " x " + std::to_string(side) + " (config.json)"});
       if (view_tokens_ == 0) return;
@@ -816,11 +938,11 @@ class CheckpointReport {
 
   void load() {
     try {
-      if (type_ == "clip" || type_ == "siglip") {
+      if (type_ == "clip" || type_ == "siglip" || is_retrieval()) {
         (void)chiasm::DualEncoder::load(*checkpoint_);
       } else {
         const chiasm::Pipeline pipeline = chiasm::load(*checkpoint_);
-        const chiasm::Message question{"user", image_token_ ? chiasm::Prompt{chiasm::Image(8, 8), "What is this?"} : chiasm::Prompt{"What is this?"}};
+        const chiasm::Message question{"user", image_token_ || is_blip2() || is_idefics() ? chiasm::Prompt{chiasm::Image(8, 8), "What is this?"} : chiasm::Prompt{"What is this?"}};
         try {
           const std::string prompt = pipeline.render(std::span<const chiasm::Message>(&question, 1));
           facts["example_prompt"] = prompt;

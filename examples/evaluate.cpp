@@ -107,6 +107,7 @@ std::vector<Picture> read_data(const std::string& folder, std::size_t most) {
 int main(int count, char** arguments) {
   CLI::App app("Measures a model on pictures with known answers. Without arguments: the bundled model on its held-out pictures.", "evaluate");
   examples::Options options(app, examples::bundled("models/shapes-llava"));
+  options.add_style(app);
   std::string data = examples::bundled("data/shapes");
   std::size_t most = std::numeric_limits<std::size_t>::max();
   bool long_form = false;
@@ -139,7 +140,12 @@ int main(int count, char** arguments) {
           for (const chiasm::PreparedPrompt& one : prepared) prompts.push_back({one.embeddings, one.ids});
           chiasm::GenerateOptions short_answer = vlm.generation_config();
           short_answer.max_new_tokens = 8;
-          const auto answers = chiasm::generate_batch(ctx, vlm.language_model(), prompts, short_answer);
+          // All questions about a picture at once; where a model is bound to one prompt, one by one.
+          std::vector<chiasm::GeneratedSequence> answers;
+          if (prepared.empty() || prepared[0].model == nullptr) answers = chiasm::generate_batch(ctx, vlm.language_model(), prompts, short_answer);
+          else
+            for (std::size_t q = 0; q < prepared.size(); ++q)
+              answers.push_back(chiasm::generate_batch(ctx, *prepared[q].model, std::span(&prompts[q], 1), short_answer).at(0));
           std::string caption;
           if (!picture.caption.is_null()) caption = vlm.generate(ctx, vlm.caption_prompt(image), {.max_new_tokens = 128}).text;
 

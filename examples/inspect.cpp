@@ -82,7 +82,7 @@ reference::Case case_of(const std::string& model, std::string expected, const st
       throw chiasm::ArgumentError("no case.json beside " + expected + ": give --prompt and --picture (or --text) as the reference had them");
     if (model.empty()) throw chiasm::ArgumentError("which model? Give its folder");
     std::string name = "input";
-    for (const std::string& tensor : chiasm::read_safetensors(expected).names())
+    for (const std::string& tensor : reference::read_expected(expected).names())
       for (const std::string_view what : {".input_ids", ".pixel_values", ".logits", ".lm.hidden.0"})
         if (tensor.ends_with(what)) name = tensor.substr(0, tensor.size() - what.size());
     const std::string family = chiasm::Checkpoint::open(model).model_type();

@@ -93,7 +93,7 @@ struct Options {
 
   Options(CLI::App& app, std::string default_model) : model(std::move(default_model)) {
     app.set_version_flag("--version", CHIASM_VERSION);
-    app.add_option("-m,--model", model, "Folder of a checkpoint in the Hugging Face layout")->capture_default_str()->check(CLI::ExistingDirectory);
+    model_given_ = app.add_option("-m,--model", model, "Folder of a checkpoint in the Hugging Face layout")->capture_default_str()->check(CLI::ExistingDirectory);
     app.add_option("--threads", threads, "Threads (0: CHIASM_THREADS, or else all processors)")->capture_default_str()->check(CLI::Range(0, 1024));
     app.add_option("--isa", isa, "Kernels: scalar, portable, avx2, avx512, amx (empty: CHIASM_ISA, or else the best)");
     app.add_option("--weights", weights, "Convert weights while loading")->capture_default_str()->check(CLI::IsMember({"keep", "f32", "bf16"}));
@@ -101,6 +101,13 @@ struct Options {
         ->capture_default_str()
         ->check(CLI::IsMember({"f32", "bf16"}));
     app.add_flag("--json", json, "Print JSON lines");
+  }
+
+  /// One of the bundled models in place of a folder.
+  void add_style(CLI::App& app) {
+    app.add_option_function<std::string>("--style", [this](const std::string& style) { model = bundled("models/shapes-" + style); }, "A bundled model: llava, blip2 or flamingo")
+        ->check(CLI::IsMember({"llava", "blip2", "flamingo"}))
+        ->excludes(model_given_);
   }
 
   void add_generation(CLI::App& app) {
@@ -151,6 +158,7 @@ struct Options {
   }
 
  private:
+  CLI::Option* model_given_ = nullptr;
   std::optional<double> temperature_;
   std::vector<std::string> stop_, choices_;
   std::string regex_, json_schema_;

@@ -14,7 +14,11 @@ namespace examples {
 inline bool is_picture(const std::filesystem::path& path) {
   std::string ending = path.extension().string();
   std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  constexpr const char* endings[] = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pnm"};
+  constexpr const char* endings[] = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".tif", ".tiff",
+#ifdef CHIASM_HAS_WEBP
+                                     ".webp",
+#endif
+  };
   return std::find(std::begin(endings), std::end(endings), ending) != std::end(endings);
 }
 

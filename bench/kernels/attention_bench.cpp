@@ -10,7 +10,7 @@ using namespace chiasm;
 
 namespace {
 
-void attention(benchmark::State& state, Isa isa, std::size_t compute, double limit) {
+void attention(benchmark::State& state, Isa isa, std::size_t compute, double limit, bool distances) {
   const auto queries = static_cast<std::size_t>(state.range(0)), keys = static_cast<std::size_t>(state.range(1)),
              heads = static_cast<std::size_t>(state.range(2)), kv_heads = static_cast<std::size_t>(state.range(3)),
              dim = static_cast<std::size_t>(state.range(4));
@@ -24,6 +24,8 @@ void attention(benchmark::State& state, Isa isa, std::size_t compute, double lim
   call.y = y.data(), call.y_row = heads * dim;
   call.queries = queries, call.keys = keys, call.heads = heads, call.kv_heads = kv_heads, call.head_dim = call.v_dim = dim;
   call.scale = 0.125f;
+  const std::vector<float> biases(distances ? heads * (queries + keys) : 0, 0.1f);
+  if (distances) call.distance_bias = biases.data() + queries, call.distance_bias_head = queries + keys;
   call.scratch = reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(scratch.data()) + 63) / 64 * 64);
   const std::size_t rows = queries * heads / kv_heads;
   double least = 1e30;
@@ -51,7 +53,7 @@ int main(int argc, char** argv) {
     const double limit = peak::flops(isa, tiles);
     benchmark::AddCustomContext(std::string(name(isa)) + " GF/s", std::to_string(limit));
     benchmark::RegisterBenchmark(("attention/" + std::string(name(isa))).c_str(),
-                                 [=](benchmark::State& s) { attention(s, isa, tiles ? 1 : 0, limit); })
+                                 [=](benchmark::State& s) { attention(s, isa, tiles ? 1 : 0, limit, false); })
         ->ArgNames({"queries", "keys", "heads", "kv_heads", "dim"})
         ->Args({577, 577, 16, 16, 64})
         ->Args({197, 197, 12, 12, 64})
@@ -59,6 +61,11 @@ int main(int argc, char** argv) {
         ->Args({512, 512, 32, 32, 128})
         ->Args({1, 2048, 32, 4, 64})
         ->Args({1, 2048, 32, 32, 128});
+    benchmark::RegisterBenchmark(("attention_by_distance/" + std::string(name(isa))).c_str(),
+                                 [=](benchmark::State& s) { attention(s, isa, tiles ? 1 : 0, limit, true); })
+        ->ArgNames({"queries", "keys", "heads", "kv_heads", "dim"})
+        ->Args({512, 512, 12, 12, 64})
+        ->Args({1, 512, 12, 12, 64});
   }
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

@@ -37,7 +37,19 @@ inline chiasm::VitConfig vit_b_224() {
   return c;
 }
 
-/// By the names of CLIP's checkpoints, below `vision_model.`.
+/// The eye of BLIP-2, which has 39 layers; or its first ones.
+inline chiasm::VitConfig vit_g_224(std::size_t layers = 39) {
+  chiasm::VitConfig c;
+  c.hidden_size = 1408, c.intermediate_size = 6144, c.num_hidden_layers = layers, c.num_attention_heads = 16;
+  c.patch_size = 14;
+  c.hidden_act = chiasm::Activation::gelu;
+  c.layer_norm_eps = 1e-6f;
+  c.pre_norm = false;
+  c.patch_bias = c.fused_qkv = true;
+  return c;
+}
+
+/// By the names of CLIP's checkpoints or, with `fused_qkv`, of BLIP-2's, below `vision_model.`.
 inline chiasm::Weights random_vit(const chiasm::VitConfig& c, chiasm::DType dtype) {
   RandomWeights random(1, period);
   const std::size_t width = c.hidden_size, patch = c.num_channels * c.patch_size * c.patch_size;
@@ -49,14 +61,22 @@ inline chiasm::Weights random_vit(const chiasm::VitConfig& c, chiasm::DType dtyp
     random.add(name + ".weight", chiasm::Shape{width}, 0.1, 1);
     random.add(name + ".bias", chiasm::Shape{width}, 0.1);
   };
-  random.add("embeddings.class_embedding", chiasm::Shape{width}, 1);
+  const std::size_t tokens = c.grid() * c.grid() + 1;
+  random.add("embeddings.class_embedding", c.fused_qkv ? chiasm::Shape{1, 1, width} : chiasm::Shape{width}, 1);
   random.add("embeddings.patch_embedding.weight", chiasm::Shape{width, c.num_channels, c.patch_size, c.patch_size}, 1 / std::sqrt(static_cast<double>(patch)), 0, dtype);
-  random.add("embeddings.position_embedding.weight", chiasm::Shape{c.grid() * c.grid() + 1, width}, 0.5);
-  norm("pre_layrnorm");
+  if (c.patch_bias) random.add("embeddings.patch_embedding.bias", chiasm::Shape{width}, 0.1);
+  if (c.fused_qkv) random.add("embeddings.position_embedding", chiasm::Shape{1, tokens, width}, 0.5);
+  else random.add("embeddings.position_embedding.weight", chiasm::Shape{tokens, width}, 0.5);
+  if (c.pre_norm) norm("pre_layrnorm");
   for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
     const std::string layer = "encoder.layers." + std::to_string(i) + ".";
     norm(layer + "layer_norm1");
-    for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) linear(layer + "self_attn." + projection, width, width);
+    if (c.fused_qkv) {
+      linear(layer + "self_attn.qkv", 3 * width, width);
+      linear(layer + "self_attn.projection", width, width);
+    } else {
+      for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) linear(layer + "self_attn." + projection, width, width);
+    }
     norm(layer + "layer_norm2");
     linear(layer + "mlp.fc1", c.intermediate_size, width);
     linear(layer + "mlp.fc2", width, c.intermediate_size);

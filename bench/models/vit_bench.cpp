@@ -1,4 +1,5 @@
-// Image encoders, one picture at a time: ViT-L/14-336 as LLaVA-1.5 uses it (23 of 24 blocks, then the projector), and ViT-B/16-224.
+// Image encoders, one picture at a time: ViT-L/14-336 as LLaVA-1.5 uses it (23 of 24 blocks, then the projector), ViT-B/16-224, and the first 4 of the 39
+// blocks of BLIP-2's ViT-g/14-224.
 #include "measure.hpp"
 #include "shapes.hpp"
 
@@ -37,14 +38,20 @@ void llava(benchmark::State& state, const std::string& name, DType weights, Comp
   measure::add_flops(state, ctx, shapes::flops(c, c.num_hidden_layers - 1) + 2 * static_cast<double>(c.grid() * c.grid()) * out * (in + out), seconds);
 }
 
-void vit_b(benchmark::State& state, const std::string& name, DType weights, Compute compute) {
-  const VitConfig c = shapes::vit_b_224();
-  const Vit& vit = measure::only<Vit>("vit_b_224/" + std::string(chiasm::name(weights)), [&] { return std::make_unique<const Vit>(shapes::random_vit(c, weights), c); });
+void tower(benchmark::State& state, const std::string& name, DType weights, Compute compute, const std::string& model, const VitConfig& c) {
+  const Vit& vit = measure::only<Vit>(model + "/" + std::string(chiasm::name(weights)), [&] { return std::make_unique<const Vit>(shapes::random_vit(c, weights), c); });
   Context& ctx = measure::context(compute);
   const Tensor pixels = picture(ctx, c);
-  const double seconds = measure::run(state, name, [&] { benchmark::DoNotOptimize(vit(ctx, pixels).data()); });  // (1, 197, 768)
+  const double seconds = measure::run(state, name, [&] { benchmark::DoNotOptimize(vit(ctx, pixels).data()); });  // (1, T, D)
   measure::add_machine(state, ctx);
   measure::add_flops(state, ctx, shapes::flops(c, c.num_hidden_layers), seconds);
+}
+
+void vit_b(benchmark::State& state, const std::string& name, DType weights, Compute compute) {
+  tower(state, name, weights, compute, "vit_b_224", shapes::vit_b_224());
+}
+void vit_g(benchmark::State& state, const std::string& name, DType weights, Compute compute) {
+  tower(state, name, weights, compute, "vit_g_224_4_blocks", shapes::vit_g_224(4));
 }
 
 const bool registered = [] {
@@ -56,6 +63,7 @@ const bool registered = [] {
   };
   add("vit_l_336/encode", llava);
   add("vit_b_224/encode", vit_b);
+  add("vit_g_224_4_blocks/encode", vit_g);
   return true;
 }();
 

@@ -14,6 +14,8 @@ import time
 import torch
 import transformers
 
+import pytorch_families
+
 
 def fill(model):
     """Random weights from one block that repeats: initialising a billion numbers one by one takes longer than measuring."""
@@ -49,6 +51,67 @@ class Encoder:
         return seen if self.projector is None else self.projector(seen[:, 1:])
 
 
+class Blip2Encoder:
+    """The first blocks of BLIP-2's vision tower."""
+
+    def __init__(self, blocks):
+        self.vit = fill(without_initialisation(transformers.Blip2VisionModel)(transformers.Blip2VisionConfig(num_hidden_layers=blocks)))
+        self.pixels = torch.randn(1, 3, 224, 224).to(torch.get_default_dtype())
+
+    def encode(self):
+        return self.vit(pixel_values=self.pixels).last_hidden_state
+
+
+class QFormer:
+    """BLIP-2's, on the 257 states of its vision tower."""
+
+    def __init__(self):
+        self.config = transformers.Blip2QFormerConfig()
+        self.qformer = fill(without_initialisation(transformers.Blip2QFormerModel)(self.config))
+        self.queries = torch.randn(1, 32, self.config.hidden_size).to(torch.get_default_dtype())
+        self.states = torch.randn(1, 257, self.config.encoder_hidden_size).to(torch.get_default_dtype())
+
+    def read(self):
+        return self.qformer(query_embeds=self.queries, encoder_hidden_states=self.states)
+
+
+def idefics_9b():
+    config = transformers.IdeficsConfig(cross_layer_interval=4, qk_layer_norms=True, use_resampler=True, vision_config={"embed_dim": 1280, "num_attention_heads": 16},
+                                        perceiver_config={"use_resampler": True, "qk_layer_norms_perceiver": True})
+    config._attn_implementation = "sdpa"
+    return config
+
+
+class PerceiverResampler:
+    """IDEFICS's, on the 257 states of its vision tower."""
+
+    def __init__(self):
+        from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
+
+        self.resampler = fill(IdeficsPerceiverResampler(idefics_9b(), 1280, 6, 16, 96, 64))
+        self.states = torch.randn(1, 257, 1280).to(torch.get_default_dtype())
+
+    def read(self):
+        return self.resampler(self.states)
+
+
+class GatedBlock:
+    """One of IDEFICS's, as transformers runs it: with the keys and values of all pictures, and a mask, each time."""
+
+    def __init__(self):
+        from transformers.models.idefics.modeling_idefics import IdeficsGatedCrossAttentionLayer
+
+        self.block = fill(IdeficsGatedCrossAttentionLayer(idefics_9b(), layer_idx=0))
+        self.pictures = torch.randn(1, 4 * 64, 1280).to(torch.get_default_dtype())
+
+    def look(self, rows):
+        dtype = torch.get_default_dtype()
+        seen = torch.arange(rows) * 4 // rows if rows > 1 else torch.tensor([3])  # the picture of each row
+        mask = torch.where(seen[:, None] == torch.arange(4)[None], 0.0, torch.finfo(dtype).min).to(dtype).repeat_interleave(64, 1)[None, None]
+        return self.block(torch.ones(1, rows, 4096, dtype=dtype), image_hidden_states=self.pictures, image_attention_mask=mask,
+                          cross_attention_gate=torch.ones(1, rows, dtype=dtype))
+
+
 class Llama:
     def __init__(self, **config):
         self.lm = fill(without_initialisation(transformers.LlamaForCausalLM)(transformers.LlamaConfig(**config)))
@@ -72,14 +135,26 @@ MODELS = {
                                  image_size=336, patch_size=14),
     "vit_b_224": lambda: Encoder(None, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
                                  image_size=224, patch_size=16),
+    "vit_g_224_4_blocks": lambda: Blip2Encoder(4),
+    "qformer": lambda: QFormer(),
+    "perceiver_idefics_9b": PerceiverResampler,
+    "cross_attention_idefics_9b": GatedBlock,
     "llama_1b": lambda: Llama(vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
                               num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048),
+    "blip2_opt_2.7b": lambda: pytorch_families.Blip2(fill, without_initialisation),
+    "open_flamingo_3b": lambda: pytorch_families.OpenFlamingo(fill, without_initialisation),
+    "idefics_9b": lambda: pytorch_families.Idefics(fill, without_initialisation),
 }
 WORK = {
     "encode": lambda model: model.encode(),
+    "read": lambda model: model.read(),
+    "prompt_256": lambda model: model.look(256),
+    "token": lambda model: model.look(1),
     "prefill_128": lambda model: model.prefill(128),
     "prefill_512": lambda model: model.prefill(512),
     "decode_128": lambda model: model.decode(128),
+    "forward": lambda model: model.forward(),
+    "decode": lambda model: model.decode(),
 }
 
 

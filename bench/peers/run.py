@@ -27,8 +27,16 @@ SECONDS = 1.0  # a measurement takes at least so long; as in bench/models
 MODELS = {
     "vit_l_336": ("ViT-L/14-336 and LLaVA-1.5's projector", "vit_bench", {"encode": ("one picture", 0)}),
     "vit_b_224": ("ViT-B/16-224", "vit_bench", {"encode": ("one picture", 0)}),
+    "vit_g_224_4_blocks": ("ViT-g/14-224, 4 of 39 blocks", "vit_bench", {"encode": ("one picture", 0)}),
+    "qformer": ("BLIP-2's Q-Former", "qformer_bench", {"read": ("one picture", 0)}),
+    "perceiver_idefics_9b": ("IDEFICS-9B's Perceiver Resampler", "perceiver_bench", {"read": ("one picture", 0)}),
+    "cross_attention_idefics_9b": ("One gated block of IDEFICS-9B", "cross_attention_bench", {"prompt_256": ("prompt of 256 with four pictures", 256),
+                                                                                            "token": ("next token", 1)}),
     "llama_1b": ("Llama 1.1B", "llama_bench", {"prefill_128": ("prompt of 128", 128), "prefill_512": ("prompt of 512", 512),
                                                "decode_128": ("next token after 128", 1)}),
+    "blip2_opt_2.7b": ("BLIP-2 OPT-2.7B (4 of 39, 8 of 32 layers)", "family_bench", {"forward": ("a picture and 16 words", 0), "decode": ("next token", 1)}),
+    "open_flamingo_3b": ("OpenFlamingo-3B (6 of 24 layers)", "family_bench", {"forward": ("3 pictures and 96 tokens", 0), "decode": ("next token", 1)}),
+    "idefics_9b": ("IDEFICS-9B (8 of 32, 4 of 32 layers)", "family_bench", {"forward": ("2 pictures and 96 tokens", 0), "decode": ("next token", 1)}),
 }
 
 

@@ -149,7 +149,7 @@ class Batches(Dataset):
                 captions += self.strips.turns([world.Asked(world.CAPTION_PROMPTS[rng.integers(3)], text, "caption", [], looks)], first=True)
         for _ in range(self.easy_pictures):
             image = self.easy_vqa.images[rng.integers(len(self.easy_vqa.images))]
-            pixels.append(_jitter(rng, self.easy_vqa.pixels[image]))
+            pixels.append(jitter(rng, self.easy_vqa.pixels[image]))
             labels.append(self.easy_label(pixels[-1], *self.easy_vqa.shown[image]))
             slots += self._fill(rng, lambda: self.easy_vqa.ask(image, rng.integers(len(self.easy_vqa.questions[image]))))
         by_picture = lambda tensors, per: tuple(t.unflatten(0, (-1, per)) for t in tensors)
@@ -168,7 +168,7 @@ class Batches(Dataset):
         return strips
 
 
-def _jitter(rng, pixels):
+def jitter(rng, pixels):
     """Mirrored and shifted a little: easy-VQA has 4,000 pictures to learn from, and asks nothing about positions."""
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]

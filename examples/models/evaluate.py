@@ -2,6 +2,8 @@
 
     python evaluate.py shapes-llava ../data/shapes [--pictures 2000] [--plain]
     python evaluate.py shapes-llava ../data/easy-vqa
+    python evaluate.py shapes-blip2 ../data/shapes
+    python evaluate.py shapes-clip ../data/shapes [--pictures 500]
 
 Questions are asked in the first turn, with LLaVA-1.5's suffix for short answers (--plain: without it), and answered
 greedily. A reply is right if it equals the answer, after both are stripped of white space, lower-cased, and freed of
@@ -14,15 +16,20 @@ full stop and cut at every ", " and every " and ". A piece names an object if it
              piece names one: nothing missing, nothing invented, nothing wrong
   + size     the same with the size
   identical  captions equal to the reference caption, letter by letter
+
+A CLIP is measured by what it finds among the first pictures (500, if not told otherwise) of distinct captions:
+  recall@k   captions whose picture is among the first k; and pictures whose caption is
+  searches   200 of world.search, about these pictures: how often the first picture fits, and the mean average precision
 """
 import argparse
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel
 
 import world
 
@@ -30,7 +37,10 @@ import world
 @torch.inference_mode()
 def replies(model, processor, asked, max_new_tokens, batch=128):
     """The greedy reply to every (picture, question). Batches have prompts of one length, so that nothing is padded."""
-    prompts = [f"USER: <image>\n{question} ASSISTANT:" for _, question in asked]
+    # Blip2Processor does not read chat_template.jinja, but its tokenizer does.
+    template = (processor if getattr(processor, "chat_template", None) else processor.tokenizer).apply_chat_template
+    chat = lambda question: [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    prompts = [template(chat(question), add_generation_prompt=True, tokenize=False) for _, question in asked]
     by_length = defaultdict(list)
     for i, prompt in enumerate(prompts):
         by_length[len(processor.tokenizer(prompt).input_ids)].append(i)
@@ -57,6 +67,36 @@ def named(caption):
         yield (w[1], w[2], w[3], f"{w[6]} {w[7]}") if fits else None
 
 
+@torch.inference_mode()
+def measure_clip(folder: Path, data: Path, count):
+    """Prints how well pictures and texts find each other."""
+    model, processor = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(), AutoProcessor.from_pretrained(folder)
+    truths, chosen = json.loads((data / "captions.json").read_text()), {}
+    for i, truth in enumerate(truths):
+        if len(chosen) < count:
+            chosen.setdefault(truth["caption"], i)
+    unit = lambda out: torch.nn.functional.normalize(out.pooler_output, dim=-1)
+    some = lambda items: (items[i:i + 100] for i in range(0, len(items), 100))
+    pictures = lambda ids: [Image.open(data / "images" / f"{i}.png").convert("RGB") for i in ids]
+    texts = lambda words: unit(model.get_text_features(**processor(text=words, padding=True, return_tensors="pt")))
+    captions = torch.cat([texts(words) for words in some(list(chosen))])
+    seen = lambda ids: unit(model.get_image_features(**processor(images=pictures(ids), return_tensors="pt")))
+    images = torch.cat([seen(ids) for ids in some(list(chosen.values()))])
+    scores = captions @ images.T
+    for name, found in ("caption -> picture", scores), ("picture -> caption", scores.T):
+        place = (found > found.diagonal()[:, None]).sum(1)
+        print(f"{name:22}" + "".join(f"  recall@{k} {(place < k).float().mean():.2%}" for k in (1, 5)) + f"{len(place):8}")
+
+    rng = np.random.default_rng(2**43)
+    somewhere = lambda shape, colour, size, side: world.Object(shape, colour, size, 96 * ("right" in side), 96 * ("bottom" in side), 0, ())
+    scenes = [world.Scene([somewhere(**o) for o in truths[i]["objects"]], ()) for i in chosen.values()]
+    searches = [world.search(rng, scenes[rng.integers(len(scenes))]) for _ in range(200)]
+    fits = torch.tensor([[s.finds(scene) for scene in scenes] for s in searches])
+    hits = fits.gather(1, (texts([s.text for s in searches]) @ images.T).argsort(1, descending=True)).float()
+    precision = (hits.cumsum(1) / torch.arange(1, len(scenes) + 1) * hits).sum(1) / hits.sum(1)
+    print(f"searches: the first picture fits {hits[:, 0].mean():.2%}, mean average precision {precision.mean():.2%}{len(hits):8}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -65,7 +105,9 @@ def main():
     parser.add_argument("--plain", action="store_true", help="ask without the suffix for short answers")
     args = parser.parse_args()
 
-    model = LlavaForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32).eval()
+    if json.loads((args.model / "config.json").read_text())["model_type"] == "clip":
+        return measure_clip(args.model, args.data, min(args.pictures, 500))
+    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(args.model)
     suffix = "" if args.plain else world.SHORT_ANSWER
     questions = [q for q in json.loads((args.data / "questions.json").read_text()) if q[2] < args.pictures]

@@ -104,17 +104,22 @@ def heads(linear, x, count):
     return linear(x).unflatten(-1, (count, -1)).transpose(-2, -3)                              # (..., T, D) -> (..., heads, T, d)
 
 
-def see(tower, pixels):
-    """(B, 3, 64, 64) -> (B, 64, D): one vector per patch, what CLIPVisionModel computes; attention as plain matrix
-    products, which train faster than torch's fused kernel at these sizes."""
-    count = tower.config.num_attention_heads
-    x = tower.pre_layrnorm(tower.embeddings(pixels))
-    for layer in tower.encoder.layers:
+def blocks(layers, x, count, mask=None):
+    """x (B, T, D) after each layer of a CLIP encoder; attention as plain matrix products, which train faster than torch's fused kernel
+    at these sizes."""
+    for layer in layers:
         h, attention = layer.layer_norm1(x), layer.self_attn
         q, k, v = (heads(linear, h, count) for linear in (attention.q_proj, attention.k_proj, attention.v_proj))
-        p = (q @ k.mT * attention.scale).softmax(-1, dtype=torch.float32).to(v.dtype)
+        scores = q @ k.mT * attention.scale
+        p = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(v.dtype)
         x = x + attention.out_proj((p @ v).transpose(1, 2).flatten(2))
         x = x + layer.mlp(layer.layer_norm2(x))
+        yield x
+
+
+def see(tower, pixels):
+    """(B, 3, 64, 64) -> (B, 64, D): one vector per patch, what CLIPVisionModel computes."""
+    *_, x = blocks(tower.encoder.layers, tower.pre_layrnorm(tower.embeddings(pixels)), tower.config.num_attention_heads)
     return x[:, 1:]
 
 

@@ -27,12 +27,19 @@ class Optimizer:
         named = [(f"{i}.{name}", p) for i, module in enumerate(modules) for name, p in module.named_parameters()
                  if not any(word in name for word in unused)]
         self.parameters = [p for _, p in named]
-        matrices, vectors = [p for p in self.parameters if p.ndim > 1], [p for p in self.parameters if p.ndim == 1]
+        matrices, vectors = [p for p in self.parameters if p.ndim > 1], [p for p in self.parameters if p.ndim < 2]
         self.adam = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
                                       betas=(0.9, 0.98), fused=True)
         self.weights = list(modules[0].state_dict().values())                                  # share memory with the module's
         self.average = [w.clone() for w in self.weights]
         self.names = list(modules[0].state_dict())
+
+    def boost(self, chosen, pace):
+        """The chosen parameters learn `pace` times as fast, and do not decay."""
+        ids = {id(p) for p in chosen}
+        for group in self.adam.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in ids]
+        self.adam.add_param_group({"params": list(chosen), "weight_decay": 0.0, "pace": pace})
 
     def step(self, loss, rate, step):
         self.adam.zero_grad()
@@ -45,7 +52,7 @@ class Optimizer:
                 p.grad.copy_(g.view_as(p))
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("pace", 1)
         self.adam.step()
         torch._foreach_lerp_(self.average, self.weights, max(0.002, 9 / (step + 10)))
 

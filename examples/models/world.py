@@ -63,7 +63,7 @@ def sample_scene(rng) -> Scene:
     while True:
         objects = []
         for _ in range(rng.integers(1, 7)):
-            placed = _place(rng, objects)
+            placed = place(rng, objects)
             if placed is None:
                 break
             objects.append(placed)
@@ -74,7 +74,7 @@ def sample_scene(rng) -> Scene:
             return Scene(sorted(objects, key=lambda o: o.x), corners)
 
 
-def _place(rng, others):
+def place(rng, others):
     """A random object clear of the others, or None when fifty attempts found no room."""
     size = "small" if rng.random() < 0.5 else "large"
     radius = rng.uniform(*SIZES[size])
@@ -193,7 +193,7 @@ def _name(words, plural=False):
     return " ".join(words[k] for k in ("size", "colour") if k in words) + (" " if len(words) > ("shape" in words) else "") + noun
 
 
-def _refer(rng, scene, o, hidden=None):
+def refer(rng, scene, o, hidden=None):
     """Words that fit this object alone and do not use the attribute `hidden`, or None."""
     fitting = []
     for attributes in (["colour"], ["shape"], ["colour", "shape"], ["size", "shape"], ["size", "colour"]):
@@ -219,11 +219,11 @@ def ask(rng, scene: Scene, kind: str):
     words, looks = {}, []                                                                     # the wording's blanks
     meant = {"a": lambda p: p is o}                                                           # which objects they name
     if kind in ("shape", "colour", "size", "left-right", "top-bottom"):
-        words["a"] = _refer(rng, scene, o, hidden=kind)
+        words["a"] = refer(rng, scene, o, hidden=kind)
         vertical, horizontal = o.side.split()
         answer = {"left-right": horizontal, "top-bottom": vertical}.get(kind) or getattr(o, kind)
     elif kind == "describe":
-        words["a"] = _refer(rng, scene, o)
+        words["a"] = refer(rng, scene, o)
         answer, looks = describe(scene, [objects.index(o)])
     elif kind == "exist":
         # A "no" is asked about words that each occur in the picture, where it can: a question about any
@@ -262,7 +262,7 @@ def ask(rng, scene: Scene, kind: str):
         first, second = (hypot(p.x - o.x, p.y - o.y) for p in others[:2])
         if abs(first - second) < DISTANCE:
             return None
-        words["a"] = _refer(rng, scene, o)
+        words["a"] = refer(rng, scene, o)
         if kind == "neighbour":
             words["what"] = _choose(rng, ["closest to", "nearest to"] if way == "closest" else ["farthest from", "furthest from"])
             answer = f"{others[0].colour} {others[0].shape}"
@@ -271,11 +271,11 @@ def ask(rng, scene: Scene, kind: str):
             answer = getattr(others[0], words["what"])
     elif kind == "same":
         words["what"] = _choose(rng, ["shape", "colour"])
-        words["a"] = _refer(rng, scene, o, hidden=words["what"])
+        words["a"] = refer(rng, scene, o, hidden=words["what"])
         answer = str(sum(getattr(p, words["what"]) == getattr(o, words["what"]) for p in objects) - 1)
     else:                                                                                     # beside, above, larger, compare, either
         p = _choose(rng, objects)
-        words["a"], words["b"] = _refer(rng, scene, o), _refer(rng, scene, p)
+        words["a"], words["b"] = refer(rng, scene, o), refer(rng, scene, p)
         meant["b"] = lambda other: other is p
         if kind in ("compare", "either"):
             found = [(p.x - o.x, BESIDE, "left", "right"), (p.y - o.y, BESIDE, "above", "below"),
@@ -324,3 +324,60 @@ def ask_any(rng, scene: Scene, kinds):
         if asked:
             return asked
     return ask(rng, scene, "count")
+
+
+# --- searches -------------------------------------------------------------------------------------------------------
+
+NUMBERS = ["one", "two", "three", "four", "five", "six"]
+FORMS = 6 * ["{}"] + ["a picture of {}", "a photo of {}", "{} in the picture"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Words that somebody might search with, and what they ask for: of each kind of object that is named `count`, or (None) at least one."""
+    text: str
+    wanted: list           # [(attributes, half of the picture or None, count or None)]
+
+    def finds(self, scene: Scene) -> bool:
+        for attributes, half, count in self.wanted:
+            found = sum(all(getattr(o, a) == v for a, v in attributes.items()) and (half is None or set(half.split()) <= set(o.side.split()))
+                        for o in scene.objects)
+            if found != count if count is not None else not found:
+                return False
+        return True
+
+
+def search(rng, scene: Scene) -> Search:
+    """Something that the scene shows."""
+    article = lambda name: ("an " if name[0] in "aeiou" else "a ") + name
+
+    def named(objects=scene.objects, plural=False):
+        o = _choose(rng, objects)
+        kept = _choose(rng, [["shape"], ["size", "shape"], ["colour"], ["size", "colour"]] + 2 * [["colour", "shape"], ["size", "colour", "shape"]])
+        attributes = {a: getattr(o, a) for a in kept}
+        name = " ".join([attributes[k] for k in ("size", "colour") if k in attributes] + [attributes.get("shape", "object")])
+        if plural:
+            name += "es" if name.endswith("cross") else "s"
+        return o, attributes, name
+
+    kind = rng.random()
+    if kind < 0.25:
+        _, attributes, name = named(plural=True)
+        count = sum(all(getattr(o, a) == v for a, v in attributes.items()) for o in scene.objects)
+        if count == 1:
+            name = name[:-2] if name.endswith("crosses") else name[:-1]
+        text, wanted = f"{NUMBERS[count - 1]} {name}", [(attributes, None, count)]
+    elif kind < 0.4 and len(scene.objects) > 1:
+        i = rng.integers(1, len(scene.objects))
+        (_, first, one), (_, second, other) = named(scene.objects[:i]), named(scene.objects[i:])
+        if rng.random() < 0.5:
+            one, other = other, one
+        text, wanted = f"{article(one)} and {article(other)}", [(first, None, None), (second, None, None)]
+    else:
+        o, attributes, name = named()
+        text, half = article(name), None
+        if rng.random() < 0.5:
+            half = _choose(rng, [o.side, o.side] + o.side.split())
+            text += _choose(rng, [" at the ", " at the ", " on the ", " in the "]) + half
+        wanted = [(attributes, half, None)]
+    return Search(_choose(rng, FORMS).format(text), wanted)

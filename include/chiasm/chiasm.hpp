@@ -38,6 +38,7 @@
 #include <chiasm/io/tokenizer/token_stream.hpp>
 #include <chiasm/io/tokenizer/tokenizer.hpp>
 #include <chiasm/io/tokenizer/unicode.hpp>
+#include <chiasm/io/torch_pickle.hpp>
 
 #include <chiasm/nn/attention.hpp>
 #include <chiasm/nn/concat.hpp>
@@ -50,33 +51,58 @@
 #include <chiasm/nn/norm.hpp>
 #include <chiasm/nn/patch_embedding.hpp>
 #include <chiasm/nn/position_table.hpp>
+#include <chiasm/nn/relative_position_bias.hpp>
 #include <chiasm/nn/rope.hpp>
 #include <chiasm/nn/sampling.hpp>
 
 #include <chiasm/modules/config.hpp>
 #include <chiasm/modules/decoder.hpp>
+#include <chiasm/modules/decoder_stack.hpp>
+#include <chiasm/modules/encoder_decoder.hpp>
 #include <chiasm/modules/encoder_layer.hpp>
+#include <chiasm/modules/gated_cross_attention.hpp>
+#include <chiasm/modules/gated_decoder.hpp>
 #include <chiasm/modules/language_model.hpp>
+#include <chiasm/modules/perceiver_resampler.hpp>
 #include <chiasm/modules/projector.hpp>
+#include <chiasm/modules/qformer.hpp>
+#include <chiasm/modules/text_batch.hpp>
 #include <chiasm/modules/text_tower.hpp>
 #include <chiasm/modules/vit.hpp>
 
+#include <chiasm/models/blip2.hpp>
+#include <chiasm/models/blip2_itm.hpp>
 #include <chiasm/models/clip.hpp>
 #include <chiasm/models/dual_encoder.hpp>
+#include <chiasm/models/flamingo.hpp>
+#include <chiasm/models/gpt_neox.hpp>
+#include <chiasm/models/idefics.hpp>
 #include <chiasm/models/llama.hpp>
 #include <chiasm/models/llava.hpp>
 #include <chiasm/models/mistral.hpp>
+#include <chiasm/models/mpt.hpp>
+#include <chiasm/models/open_clip.hpp>
+#include <chiasm/models/opt.hpp>
 #include <chiasm/models/qwen2.hpp>
 #include <chiasm/models/siglip.hpp>
+#include <chiasm/models/t5.hpp>
 #include <chiasm/models/text_model.hpp>
 
+#include <chiasm/pipelines/blip2.hpp>
 #include <chiasm/pipelines/conversation.hpp>
+#include <chiasm/pipelines/demonstrations.hpp>
 #include <chiasm/pipelines/dual_encoder.hpp>
+#include <chiasm/pipelines/explanation.hpp>
 #include <chiasm/pipelines/family.hpp>
 #include <chiasm/pipelines/feature_cache.hpp>
+#include <chiasm/pipelines/flamingo.hpp>
 #include <chiasm/pipelines/generation.hpp>
+#include <chiasm/pipelines/idefics.hpp>
 #include <chiasm/pipelines/llava.hpp>
+#include <chiasm/pipelines/picture_index.hpp>
 #include <chiasm/pipelines/pipeline.hpp>
 #include <chiasm/pipelines/prefix_cache.hpp>
 #include <chiasm/pipelines/prompt.hpp>
 #include <chiasm/pipelines/text.hpp>
+#include <chiasm/pipelines/text_to_text.hpp>
+#include <chiasm/pipelines/vector_index.hpp>

@@ -26,15 +26,16 @@ namespace {
 template <class... Types>
 constexpr bool complete = ((sizeof(Types) > 0) && ...);
 static_assert(complete<Error, FileError, FormatError, WeightError, ConfigError, ShapeError, ArgumentError, UnsupportedError,
-                       Cancelled, Shape, Tensor, View, MutView, Weight, Weights, ThreadPool, MemoryPool, CancelToken,
+                       Cancelled, AttentionWeights, FieldOfView, HeatMap, AttentionRollout, Explained, Shape, Tensor, View, MutView, Weight, Weights, ThreadPool, MemoryPool, CancelToken,
                        ContextOptions, Context, TokenId, bf16, f16, DType, WeightKind, Activation, Compute, FileMap, Json,
-                       Safetensors, CheckpointOptions, Checkpoint, Constraint, Tokenizer, TokenStream, TemplateError, TemplateValue,
+                       Safetensors, TorchPickle, CheckpointOptions, Checkpoint, Constraint, Tokenizer, TokenStream, TemplateError, TemplateValue,
                        ChatMessage, RenderOptions, ChatTemplate, Image, ImageProcessorConfig, ImageInputs, ImageProcessor, Linear,
                        Embedding, PatchEmbedding, LayerNorm, RmsNorm, Mlp, GatedMlp, RopeConfig, Rope, KvCache, Sampler, Sequence,
-                       LanguageModel, DecoderConfig, DecoderLayer, Decoder, EncoderLayerConfig, EncoderLayer, VitConfig, Vit,
+                       LanguageModel, DecoderPass, DecoderSizes, DecoderStack, DecoderConfig, DecoderLayer, Decoder, EncoderLayerConfig, EncoderLayer, VitConfig, Vit,
                        TextTowerConfig, TextTower, Projector, DualEncoderModel, Clip, Siglip, LlamaConfig, Llama, MistralConfig,
-                       Mistral, Qwen2Config, Qwen2, LlavaConfig, Llava, Prompt, Message, LoadOptions, GenerateOptions, Reply,
-                       Generation, Family, Pipeline, DualEncoder, FunctionRef<void()>, Callback<void()>>);
+                       Mistral, Qwen2Config, Qwen2, OptConfig, Opt, MptConfig, Mpt, GptNeoxConfig, GptNeox, DistanceBias, RelativePositionBias, EncoderDecoder, T5Config, T5, LlavaConfig, Llava, QFormerConfig, QFormer, TextBatch, Blip2Config, Blip2, Blip2Itm, PerceiverResamplerConfig, PerceiverResampler, MediaRun, MediaSight, GatedCrossAttentionConfig,
+                       GatedCrossAttention, GatedLayers, GatedDecoder, IdeficsConfig, IdeficsText, Idefics, Prompt, Message, Demonstration, LoadOptions, ClipVision, OpenFlamingoConfig, OpenFlamingo, FlamingoFiles, FlamingoParts, GenerateOptions, Reply,
+                       Generation, Family, Pipeline, DualEncoder, Hit, VectorIndex, FlatIndex, ModelIdentity, PictureFile, PictureIndex, DemonstrationFile, FunctionRef<void()>, Callback<void()>>);
 
 }  // namespace
 

@@ -96,6 +96,12 @@ TEST_CASE("renamed, merged and extended trees") {
   CHECK_THROWS_AS(w.merged(w), WeightError);
   CHECK(w.with(make("ids", {7})).get("ids").shape() == Shape{7});
   CHECK(w.with(make("more", {7})).names().size() == 7);
+
+  // What one of them takes is used in all.
+  other.get("lm.layers.0.q.weight");
+  other.get("lm.layers.10.q.weight");
+  other.expect_all_used();
+  CHECK(caught<WeightError>([&] { (w / "model").expect_all_used(); }).tensor == "model.layers.0.q.bias");
 }
 
 TEST_CASE("two tensors of one name are refused") {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <tuple>
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
@@ -118,6 +119,11 @@ TEST_CASE("the bundled models and all committed checkpoints load") {
   CHECK(facts["memory"]["kv_cache_bytes_per_1000_tokens"] == 5 * 4 * 8 * 2 * 4 * 1000);
   CHECK(facts["weights"]["dtypes"]["f32"]["bytes"] == facts["weights"]["bytes"]);
 
+  const ordered_json t5 = inspect_json(test_data("cases/t5_gated_head"));
+  CHECK(t5["encoder"]["layers"] == 3);
+  CHECK(t5["language"]["layers"] == 2);
+  CHECK(t5["language"]["head_dim"] == 12);
+
   for (const auto& entry : fs::directory_iterator(test_data("cases"))) {
     const ordered_json one = inspect_json(entry.path().string());
     INFO(one.dump());
@@ -126,6 +132,17 @@ TEST_CASE("the bundled models and all committed checkpoints load") {
     CHECK(one["tokenizer"]["size"] > 100);
   }
   CHECK(inspect("--values " + test_data("cases/qwen2")).status == 0);
+
+  for (const auto& [name, type, layers, width, heads, context] :
+       {std::tuple("opt_350m_style", "opt", 3, 80, 5, 96), std::tuple("mpt_alibi", "mpt", 3, 48, 6, 128), std::tuple("gpt_neox_parallel_v5", "gpt_neox", 2, 40, 2, 128)}) {
+    const ordered_json language = inspect_json(test_data(std::string("cases/") + name))["language"];
+    INFO(language.dump());
+    CHECK(language["type"] == type);
+    CHECK(language["layers"] == layers);
+    CHECK(language["width"] == width);
+    CHECK(language["heads"] == heads);
+    CHECK(language["context_length"] == context);
+  }
 }
 
 TEST_CASE("a run that meets the reference, and one that leaves it") {
@@ -252,7 +269,7 @@ TEST_CASE("weights that are not there") {
     const std::string folder = scratch.copy(llama);
     fs::rename(folder + "/model.safetensors", folder + "/pytorch_model.bin");
     CHECK(inspect(folder).status == 1);
-    CHECK(inspect(folder).says("only as pickled PyTorch files (pytorch_model.bin)"));
+    CHECK(inspect(folder).says("pytorch_model.bin: byte 0: no zip archive, which torch.save writes"));
     fs::rename(folder + "/pytorch_model.bin", folder + "/model.Q4_K_M.gguf");
     CHECK(inspect(folder).says("only as GGUF (model.Q4_K_M.gguf)"));
     fs::remove(folder + "/model.Q4_K_M.gguf");
@@ -269,6 +286,52 @@ TEST_CASE("weights that are not there") {
   }
 }
 
+TEST_CASE("BLIP-2 and InstructBLIP, and BLIP-2's first stage") {
+  const ordered_json opt = inspect_json(test_data("cases/blip2_opt_small/model"));
+  INFO(opt.dump());
+  CHECK(opt["loads"] == true);
+  CHECK(opt["vision"]["type"] == "blip_2_vision_model");
+  CHECK(opt["qformer"]["queries"] == 7);
+  CHECK(opt["qformer"]["reads_text"] == false);
+  CHECK(opt["language"]["type"] == "opt");
+  CHECK(opt["image_tokens"]["most"] == 7);
+  CHECK(opt["example_prompt"] == "<image>What is this?");
+  const ordered_json t5 = inspect_json(test_data("cases/blip2_flan_t5_small/model"));
+  CHECK(t5["encoder"]["layers"] == 3);
+  CHECK(t5["loads"] == true);
+  const ordered_json instruct = inspect_json(test_data("cases/instructblip_llama_small/model"));
+  CHECK(instruct["qformer"]["reads_text"] == true);
+  CHECK(instruct["loads"] == true);
+  const ordered_json retrieval = inspect_json(test_data("cases/blip2_itm_small/model"));
+  INFO(retrieval.dump());
+  CHECK(retrieval["loads"] == true);
+  CHECK_FALSE(retrieval.contains("language"));
+  for (const char* const name : {"blip2_opt_small", "blip2_itm_small"}) {
+    const Answer answer = inspect("--compare " + test_data(std::string("cases/") + name) + " " + test_data(std::string("cases/") + name + "/model"));
+    INFO(answer.text);
+    CHECK(answer.status == 0);
+  }
+  const Scratch scratch;
+  const std::string folder = scratch.copy("instructblip_llama_small");
+  fs::remove_all(folder + "/qformer_tokenizer");
+  CHECK(inspect(folder).status == 1);
+  CHECK(inspect(folder).says("qformer_tokenizer"));
+}
+
+TEST_CASE("a folder of OpenFlamingo") {
+  const Scratch scratch;
+  const std::string folder = scratch.copy("of_mpt7b");
+  const Answer answer = inspect(folder);
+  INFO(answer.text);
+  CHECK(answer.status == 0);
+  CHECK(answer.says("64 latents a picture, seen before layer 3 and each 4 layers on"));
+  CHECK(answer.says("mpt: 5 layers of width 56"));
+  CHECK(answer.says("shorter side to 42"));
+  fs::remove(folder + "/lm/model.safetensors");
+  CHECK(inspect(folder).status == 1);
+  CHECK(inspect(folder).says("no weights: looked for model.safetensors"));
+}
+
 TEST_CASE("a configuration that does not fit") {
   const Scratch scratch;
   const std::string folder = scratch.copy(llama);
@@ -277,7 +340,7 @@ TEST_CASE("a configuration that does not fit") {
     const Answer answer = inspect(folder);
     INFO(answer.text);
     CHECK(answer.status == 1);
-    CHECK(answer.says("model_type 'gpt_weird' is none of those that are supported: llava, llava_next, llama, mistral, qwen2, clip, siglip"));
+    CHECK(answer.says("model_type 'gpt_weird' is none of those that are supported: blip-2, instructblip, idefics, llava, llava_next, clip, siglip, t5, gpt_neox, llama, mistral, mosaic_gpt, mpt, opt, qwen2"));
   }
   SECTION("another width") {
     edit_json(folder + "/config.json", [](ordered_json& config) { config["intermediate_size"] = 99; });

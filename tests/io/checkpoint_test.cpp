@@ -28,7 +28,10 @@ class Files {
   Files(std::initializer_list<std::pair<const std::string, std::string>> files) : files_(files) {
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
-    for (const auto& [name, text] : files_) std::ofstream(folder_ / name, std::ios::binary) << text;
+    for (const auto& [name, text] : files_) {
+      std::filesystem::create_directories((folder_ / name).parent_path());
+      std::ofstream(folder_ / name, std::ios::binary) << text;
+    }
   }
   ~Files() { std::filesystem::remove_all(folder_); }
   std::string folder() const { return folder_.string(); }
@@ -112,8 +115,8 @@ TEST_CASE("a checkpoint without readable weights says what it looked for") {
     INFO(memory);
     const Files none{{"config.json", "{}"}};
     CHECK_THROWS_AS(none.open(memory).weights(), FileError);
-    CHECK(message([&] { none.open(memory).weights(); }).find("looked for model.safetensors, model.safetensors.index.json, *.safetensors") != std::string::npos);
-    for (const char* other : {"pytorch_model.bin", "checkpoint.pt", "model.gguf"}) {
+    CHECK(message([&] { none.open(memory).weights(); }).find("looked for model.safetensors, model.safetensors.index.json, pytorch_model.bin") != std::string::npos);
+    for (const char* other : {"tf_model.h5", "model.gguf"}) {
       const Files files{{"config.json", "{}"}, {other, "x"}};
       CHECK_THROWS_AS(files.open(memory).weights(), UnsupportedError);
       CHECK(message([&] { files.open(memory).weights(); }).find(other) != std::string::npos);
@@ -171,4 +174,16 @@ TEST_CASE("every checkpoint of the reference opens") {
     ++opened;
   }
   CHECK(opened > 30);
+}
+
+TEST_CASE("a checkpoint inside a checkpoint") {
+  const Files files{{"config.json", "{}"}, {"words/config.json", R"({"model_type": "inner"})"}, {"words/more/x.json", "[1]"}, {"wordsmith.json", "{}"}};
+  for (const bool memory : {false, true}) {
+    const Checkpoint words = files.open(memory).subfolder("words");
+    CHECK(words.model_type() == "inner");
+    CHECK(words.subfolder("more").json("x.json").size() == 1);
+    CHECK_FALSE(words.has("wordsmith.json"));
+    CHECK(words.path("config.json") == files.open(memory).path("words/config.json"));
+    CHECK_THROWS_AS(files.open(memory).subfolder("swords"), FileError);
+  }
 }

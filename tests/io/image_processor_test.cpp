@@ -286,3 +286,22 @@ TEST_CASE("pictures too thin for the processor") {
   // Only the part that the crop keeps is computed: 224 x 672000 pixels before it.
   CHECK(processor(R"({"image_processor_type": "CLIPImageProcessor"})")(line).pixel_values.shape() == Shape{1, 3, 224, 224});
 }
+
+TEST_CASE("where the view of the whole picture lies in it") {
+  const auto field = [](const std::string& json, int width, int height) {
+    return ImageProcessor::from_json(Json::parse(json, "preprocessor_config.json")).field_of_view(Image(width, height));
+  };
+  const FieldOfView cropped = field(R"({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 100}, "crop_size": {"height": 100, "width": 100}})", 400, 200);
+  CHECK(cropped.left == Approx(0.25));
+  CHECK(cropped.right == Approx(0.75));
+  CHECK(cropped.top == Approx(0));
+  CHECK(cropped.bottom == Approx(1));
+  const FieldOfView squashed = field(R"({"image_processor_type": "BlipImageProcessor", "size": {"height": 100, "width": 100}})", 400, 200);
+  CHECK(squashed.left == 0);
+  CHECK(squashed.right == 1);
+  const FieldOfView padded = field(R"({"image_processor_type": "LlavaImageProcessor", "do_pad": true, "size": {"shortest_edge": 100}, "crop_size": {"height": 100, "width": 100}})", 400, 200);
+  CHECK(padded.left == Approx(0));
+  CHECK(padded.right == Approx(1));
+  CHECK(padded.top == Approx(-0.5));
+  CHECK(padded.bottom == Approx(1.5));
+}

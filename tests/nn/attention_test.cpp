@@ -71,8 +71,9 @@ TEST_CASE("attention shows where it looks") {
     Tensor weights;
     ContextOptions options;
     options.threads = 2;
-    options.on_attention = [&](std::string_view name, std::size_t layer, View shown) {
-      seen = std::string(name) + " " + std::to_string(layer);
+    options.on_attention = [&](const AttentionWeights& attention) {
+      const View shown = attention.weights;
+      seen = std::string(attention.name) + " " + std::to_string(attention.layer) + " " + std::to_string(attention.first_query);
       weights = Tensor(shown.shape());
       for (std::size_t i = 0; i < shown.rows(); ++i) std::copy(shown.row(i), shown.row(i) + shown.columns(), weights.row(i));
     };
@@ -83,10 +84,10 @@ TEST_CASE("attention shows where it looks") {
     attend.alibi_slopes = slopes.data(), attend.distance_bias = distances.data() + 16, attend.distance_bias_head = 32;
     (void)attention(ctx, View(q.data(), Shape{queries, heads * head_dim}), kv, attend);
     CHECK(seen.empty());  // it has no name
-    attend.name = "self_attn", attend.layer = 3;
+    attend.name = "self_attn", attend.layer = 3, attend.first_query = 4;
     const Context::Scope scope(ctx, "lm");
     const Tensor y = attention(ctx, View(q.data(), Shape{queries, heads * head_dim}), kv, attend);
-    CHECK(seen == "lm.self_attn 3");
+    CHECK(seen == "lm.self_attn 3 4");
     REQUIRE(weights.shape() == Shape{heads, queries, keys});
     double worst = 0;
     for (std::size_t h = 0; h < heads; ++h)

@@ -57,11 +57,32 @@ TEST_CASE("only the first dimensions of a head turn where the rotary part is par
   }
 }
 
+TEST_CASE("of an odd number of dimensions the last one turns with the next") {
+  chiasm::Context ctx;
+  chiasm::RopeConfig config;
+  config.dim = 3, config.theta = 8;
+  const chiasm::Rope rope(config);
+  REQUIRE(rope.pairs() == 2);
+  chiasm::Tensor x(chiasm::Shape{1, 5}, std::vector<float>{1, 2, 3, 4, 5}), cos{chiasm::Shape{1, 2}}, sin{chiasm::Shape{1, 2}};
+  rope.angles(1, 1, cos, sin);
+  CHECK(cos.data()[0] == Approx(std::cos(1.0)));
+  CHECK(cos.data()[1] == Approx(std::cos(0.25)));  // 8^(-2/3)
+  rope.apply(ctx, x, 5, cos, sin);
+  CHECK(x.data()[0] == Approx(1 * cos.data()[0] - 3 * sin.data()[0]));
+  CHECK(x.data()[1] == Approx(2 * cos.data()[1] - 4 * sin.data()[1]));
+  CHECK(x.data()[2] == Approx(3 * cos.data()[0] + 1 * sin.data()[0]));
+  CHECK(x.data()[3] == Approx(4 * cos.data()[1] + 2 * sin.data()[1]));
+  CHECK(x.data()[4] == 5);
+}
+
 TEST_CASE("rotary settings that make no sense are named") {
   const auto read = [](const char* text) { return chiasm::config_rope(chiasm::Json::parse(text, "config.json"), 24, 10000.0, 2048); };
   CHECK_THROWS_AS(read(R"({"rope_scaling": {"rope_type": "linear"}})"), chiasm::ConfigError);
   CHECK_THROWS_AS(read(R"({"rope_scaling": {"rope_type": "linear", "factor": -1}})"), chiasm::ConfigError);
   CHECK_THROWS_AS(read(R"({"rope_theta": 0})"), chiasm::ConfigError);
-  CHECK_THROWS_AS(read(R"({"partial_rotary_factor": 0.3})"), chiasm::ConfigError);  // 7 dimensions
+  CHECK_THROWS_AS(read(R"({"partial_rotary_factor": 0})"), chiasm::ConfigError);
+  CHECK_THROWS_AS(read(R"({"partial_rotary_factor": 1.5})"), chiasm::ConfigError);
+  CHECK(read(R"({"partial_rotary_factor": 0.3})").dim == 7);
+  CHECK_THROWS_AS(chiasm::config_rope(chiasm::Json::parse("{}"), 7, 10000.0, 2048), chiasm::ConfigError);  // the last one has nothing to turn with
   CHECK_THROWS_AS(read(R"({"rope_scaling": {"rope_type": "longrope", "factor": 2}})"), chiasm::UnsupportedError);
 }

@@ -17,13 +17,14 @@ std::vector<std::string> headers() {
   std::vector<std::string> files = library_files({".hpp"});
   // Fragments of one header; they are compiled with it.
   std::erase_if(files, [](const std::string& file) {
-    return starts_with_any(file, {"impl/"}) || (!has_jpeg && file == "io/jpeg_turbo.hpp") || (!has_webp && file == "io/webp.hpp");
+    return starts_with_any(file, {"impl/"}) || (!has_jpeg && file == "io/jpeg_turbo.hpp") || (!has_webp && file == "io/webp.hpp") ||
+           (!has_hnswlib && file == "pipelines/hnsw_index.hpp");
   });
   return files;
 }
 
 /// Public headers in the sense of compile time: what a user's translation unit pays for with chiasm::compiled.
-bool is_light(const std::string& file) { return !starts_with_any(file, {"kernels/target/", "kernels/portable.hpp", "interop/", "io/image_file.hpp", "io/jpeg_turbo.hpp", "io/webp.hpp"}); }
+bool is_light(const std::string& file) { return !starts_with_any(file, {"kernels/target/", "kernels/portable.hpp", "interop/", "io/image_file.hpp", "io/jpeg_turbo.hpp", "io/webp.hpp", "pipelines/hnsw_index.hpp"}); }
 
 /// Compiles a translation unit that is one header and nothing else.
 Result compile_alone(const std::string& compiler, const std::string& unit, const std::string& header, const std::string& flags) {

@@ -80,13 +80,13 @@ TEST_CASE("every header says what it is and is read once", "[layers]") {
   }
 }
 
-TEST_CASE("the umbrella header holds every public header but the optional decoders", "[layers]") {
+TEST_CASE("the umbrella header holds every public header but the optional ones", "[layers]") {
   const std::vector<std::string> names = includes_of(read_library_file("chiasm.hpp"));
   const std::set<std::string> included(names.begin(), names.end());
   for (const std::string& file : library_files({".hpp"})) {
     const std::string folder = folder_of(file);
     const bool expected = rank.count(folder) == 1 && folder != "kernels" && folder != "interop" && file != "io/image_file.hpp" && file != "io/jpeg_turbo.hpp" &&
-                          file != "io/webp.hpp";
+                          file != "io/webp.hpp" && file != "pipelines/hnsw_index.hpp";
     if (!expected) continue;
     INFO(file);
     CHECK(included.count("chiasm/" + file) == 1);

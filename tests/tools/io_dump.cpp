@@ -14,10 +14,15 @@
 #include <chiasm/io/image_processor.hpp>
 #include <chiasm/io/safetensors.hpp>
 #include <chiasm/io/tokenizer.hpp>
+#include <chiasm/io/torch_pickle.hpp>
+#include <chiasm/models/blip2.hpp>
 #include <chiasm/models/clip.hpp>
+#include <chiasm/models/idefics.hpp>
 #include <chiasm/models/llava.hpp>
 #include <chiasm/models/siglip.hpp>
+#include <chiasm/models/t5.hpp>
 #include <chiasm/models/text_model.hpp>
+#include <chiasm/pipelines/flamingo.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -215,8 +220,11 @@ void templates() {
 void read_config(const Json& config) {
   const std::string type = config["model_type"].as<std::string>();
   const auto text_model = [](const Json& text, const std::string& family) {
-    if (family == "llama") LlamaConfig::from(text);
+    if (family == "gpt_neox") GptNeoxConfig::from(text);
+    else if (family == "llama") LlamaConfig::from(text);
     else if (family == "mistral") MistralConfig::from(text);
+    else if (family == "mpt" || family == "mosaic_gpt") MptConfig::from(text);
+    else if (family == "opt") OptConfig::from(text);
     else if (family == "qwen2") Qwen2Config::from(text);
     else throw UnsupportedError("language model '" + family + "' (" + text.file() + ")");
   };
@@ -224,6 +232,14 @@ void read_config(const Json& config) {
     LlavaConfig::from(config);
     const Json text = config.find("text_config");
     text_model(text, text.get<std::string>("model_type", "llama"));
+  } else if (type == "blip-2" || type == "instructblip") {
+    Blip2Config::from(config);
+    const Json text = config.find("text_config");
+    const std::string family = text.get<std::string>("model_type", "opt");
+    if (family == "t5") T5Config::from(text);
+    else text_model(text, family);
+  } else if (type == "idefics") {
+    IdeficsConfig::from(config);
   } else if (type == "clip" || type == "siglip") {
     VitConfig::from(config["vision_config"], type + "_vision_model");
     TextTowerConfig::from(config["text_config"], type == "siglip");
@@ -252,6 +268,10 @@ void load_json(const std::string& path, const std::string& name) {
 void load(const std::string& path) {
   if (std::filesystem::is_directory(path)) {
     const Checkpoint checkpoint = Checkpoint::open(path);
+    if (checkpoint.has("flamingo_config.json")) {
+      FlamingoFamily(FlamingoParts::open(checkpoint));
+      return;
+    }
     read_config(checkpoint.config());
     checkpoint.weights();
     for (const char* file : {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "merges.txt", "vocab.txt", "qwen.tiktoken"}) {
@@ -271,7 +291,7 @@ void load(const std::string& path) {
   if (ends({".safetensors"})) Safetensors::parse(file);
   else if (ends({".gguf"}) || text.starts_with("GGUF")) throw UnsupportedError("GGUF (" + path + ")");
   else if (ends({".wav", ".flac", ".mp3", ".ogg"})) load_audio(path);
-  else if (ends({".bin", ".pt", ".pth"})) throw UnsupportedError("PyTorch files (" + path + ")");
+  else if (ends({".bin", ".pt", ".pth"})) TorchPickle::parse(file);
   else if (ends({".model", ".tiktoken"}) || name == "vocab.txt" || name == "merges.txt") Tokenizer::load(path);
   else if (ends({".jinja"})) ChatTemplate(text, path);
   else load_image(path);

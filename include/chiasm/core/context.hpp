@@ -23,6 +23,14 @@ enum class Compute : std::uint8_t {
   bf16,  // activations may be rounded to bf16 where the processor multiplies bf16 tiles (AMX); f32 elsewhere
 };
 
+/// What one call of a module's attention makes of its scores.
+struct AttentionWeights {
+  std::string_view name;                     // "self_attn", "xattn", "resampler", "qformer.cross_attention", ...
+  std::size_t layer = 0;
+  View weights;                              // (heads, queries, keys), the probabilities of each query's keys
+  std::size_t first_query = 0, first_key = 0;  // where these lie among all the module has: positions of a decoder, rows of a pass, latents of all pictures
+};
+
 struct ContextOptions {
   std::size_t threads = 0;            // 0: CHIASM_THREADS, or else the processors that this process may use
   std::string_view isa = {};          // "scalar", "portable", "avx2", "avx512", "amx"; empty: CHIASM_ISA, or else the best
@@ -30,9 +38,8 @@ struct ContextOptions {
   CancelToken cancel = {};
   Callback<void(std::string_view stage, std::size_t done, std::size_t total)> on_progress = {};
   Callback<void(std::string_view name, View tensor)> on_tensor = {};  // intermediate tensors, named as the reference dumps name them
-  // Where attention looks: (heads, queries, keys), the probabilities of each query's keys, of every attention that has a name (Attend::name). They
-  // are computed for this alone, so that it costs nothing when unused.
-  Callback<void(std::string_view name, std::size_t layer, View weights)> on_attention = {};
+  // Where attention looks, of every attention that has a name (Attend::name). Computed for this alone, so that it costs nothing when unused.
+  Callback<void(const AttentionWeights& attention)> on_attention = {};
 };
 
 class Context {
@@ -91,8 +98,11 @@ class Context {
 
   /// Whether anybody wants to know where attention looks.
   bool attention_observed() const noexcept { return static_cast<bool>(options_.on_attention); }
-  void observe_attention(std::string_view name, std::size_t layer, View weights) const {
-    if (attention_observed()) options_.on_attention(scope_ + std::string(name), layer, weights);
+  void observe_attention(AttentionWeights attention) const {
+    if (!attention_observed()) return;
+    const std::string name = scope_ + std::string(attention.name);
+    attention.name = name;
+    options_.on_attention(attention);
   }
   /// Whether a call's inside is wanted, so that nothing may be taken from a cache.
   bool watched() const noexcept { return observed() || attention_observed(); }

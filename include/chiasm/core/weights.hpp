@@ -19,7 +19,7 @@ enum class WeightKind : std::uint8_t {
   bf16,
 };
 
-/// Copies and nodes share one tree with its marks: for one thread at a time, unlike the models made from it.
+/// Copies and nodes share one tree, and trees made from it share its marks of use: for one thread at a time, unlike the models made from it.
 class Weights {
  public:
   Weights();
@@ -49,6 +49,8 @@ class Weights {
   Weights merged(const Weights& more) const;
   /// The same tree with `extra` in it, replacing one of that name.
   Weights with(Weight extra) const;
+  /// The same under a name of one's own: a part of another tensor.
+  Weights with(std::string_view name, Weight extra) const;
   /// The same tensors in a tree that takes note and goes on, so that a model's constructor meets all that is wrong with a checkpoint, not only
   /// the first: get() and tensor() add a WeightError to `findings` for what is missing or of another shape and return zeros, expect_all_used()
   /// adds one for each tensor left over, and nothing is converted. A model with findings is of no use. `findings` must outlive the tree.

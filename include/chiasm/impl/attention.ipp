@@ -57,7 +57,10 @@ CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, 
   if (y.rows() != queries || y.columns() != a.heads * a.v_dim)
     throw ShapeError("attention", q.shape().to_string() + " into " + y.shape().to_string() + " with " + std::to_string(a.heads) + " heads of values of " +
                                       std::to_string(a.v_dim));
-  if (!a.name.empty() && ctx.attention_observed()) ctx.observe_attention(a.name, a.layer, attention_weights(ctx, q, kv, a));
+  if (!a.name.empty() && ctx.attention_observed()) {
+    const Tensor weights = attention_weights(ctx, q, kv, a);
+    ctx.observe_attention({a.name, a.layer, weights, a.first_query, a.first_key});
+  }
   if (queries == 0 || a.heads == 0 || a.v_dim == 0) return;
 
   kernels::AttentionCall call;

@@ -2,6 +2,7 @@
 
 #include <chiasm/io/checkpoint.hpp>
 #include <chiasm/io/safetensors.hpp>
+#include <chiasm/io/torch_pickle.hpp>
 
 #include <algorithm>
 #include <filesystem>
@@ -58,6 +59,19 @@ CHIASM_INLINE Checkpoint Checkpoint::from_memory(std::vector<std::pair<std::stri
   return Checkpoint(std::move(state));
 }
 
+CHIASM_INLINE Checkpoint Checkpoint::subfolder(std::string_view folder) const {
+  if (!state_->files) return open(path(folder), state_->options);
+  auto state = std::make_shared<State>();
+  state->name = path(folder);
+  state->options = state_->options;
+  state->files.emplace();
+  const std::string prefix = std::string(folder) + "/";
+  for (const auto& [file, bytes] : *state_->files)
+    if (file.starts_with(prefix)) state->files->emplace(file.substr(prefix.size()), bytes);
+  if (state->files->empty()) throw FileError(state->name, "not among the files in memory");
+  return Checkpoint(std::move(state));
+}
+
 CHIASM_INLINE const std::string& Checkpoint::name() const noexcept { return state_->name; }
 
 CHIASM_INLINE std::string Checkpoint::path(std::string_view file) const {
@@ -105,37 +119,47 @@ CHIASM_INLINE Json Checkpoint::image_processor_config() const {
   return preprocessor_config();
 }
 
+CHIASM_INLINE Weights Checkpoint::weights(const std::string& name) const {
+  const FileMap bytes = file(name);
+  Weights weights(name.ends_with(".safetensors") ? Safetensors::parse(bytes).tensors : TorchPickle::parse(bytes).tensors, path(name), state_->options.weights);
+  if (state_->options.on_progress) state_->options.on_progress(name, 1, 1);
+  return weights;
+}
+
 CHIASM_INLINE Weights Checkpoint::weights() const {
   const State& state = *state_;
-  const auto progress = [&](std::string_view file, std::size_t done, std::size_t total) {
-    if (state.options.on_progress) state.options.on_progress(file, done, total);
-  };
-  const auto single = [&](const std::string& name) {
-    Weights weights(Safetensors::parse(file(name)).tensors, path(name), state.options.weights);
-    progress(name, 1, 1);
-    return weights;
-  };
-  const std::string whole = "model.safetensors", index = "model.safetensors.index.json";
-  if (has(whole)) return single(whole);
-  if (has(index)) {
-    const auto shard = [&](const std::string& name) {
-      if (!has(name)) throw FileError(path(name), "not there, but " + index + " names it");
-      return file(name);
-    };
-    return Weights(read_safetensors_shards(file(index), shard, progress), state.name, state.options.weights);
-  }
-
-  std::vector<std::string> readable, others;
+  std::vector<std::string> safetensors, torch, others;
   for (const std::string& name : state.list()) {
     const auto ends = [&](std::string_view ending) { return name.ends_with(ending); };
-    if (ends(".safetensors")) readable.push_back(name);
-    if (ends(".bin") || ends(".pt") || ends(".pth") || ends(".gguf") || ends(".h5") || ends(".msgpack") || ends(".onnx")) others.push_back(name);
+    const auto begins = [&](std::string_view beginning) { return name.starts_with(beginning); };
+    // What trainers leave beside the weights.
+    const bool trainers = begins("training_args") || begins("optimizer") || begins("scheduler") || begins("scaler") || begins("rng_state");
+    if (ends(".safetensors")) safetensors.push_back(name);
+    if ((ends(".bin") || ends(".pt") || ends(".pth")) && !trainers) torch.push_back(name);
+    if (ends(".gguf") || ends(".h5") || ends(".msgpack") || ends(".onnx")) others.push_back(name);
   }
-  if (readable.size() == 1) return single(readable[0]);
-  if (readable.size() > 1)
-    throw FileError(state.name, std::to_string(readable.size()) + " *.safetensors (" + readable[0] + ", " + readable[1] + ", ...) but neither " + whole + " nor " + index);
-  if (!others.empty()) throw UnsupportedError("weights in " + path(others[0]) + "; readable are " + whole + ", " + index + " with its shards, or one *.safetensors");
-  throw FileError(state.name, "no weights: looked for " + whole + ", " + index + ", *.safetensors");
+  for (const auto& [names, whole] : {std::pair(&safetensors, std::string("model.safetensors")), std::pair(&torch, std::string("pytorch_model.bin"))}) {
+    if (has(whole)) return weights(whole);
+    const std::string index = whole + ".index.json";
+    if (has(index)) {
+      const auto shard = [&](const std::string& name) {
+        if (!has(name)) throw FileError(path(name), "not there, but " + index + " names it");
+        return file(name);
+      };
+      const auto progress = [&](std::string_view file, std::size_t done, std::size_t total) {
+        if (state.options.on_progress) state.options.on_progress(file, done, total);
+      };
+      const auto read = names == &torch ? read_torch_pickle_shards : read_safetensors_shards;
+      return Weights(read(file(index), shard, progress), state.name, state.options.weights);
+    }
+    if (names->size() == 1) return weights(names->front());
+  }
+  const std::string known = "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json";
+  for (const std::vector<std::string>* const names : {&safetensors, &torch})
+    if (names->size() > 1)
+      throw FileError(state.name, std::to_string(names->size()) + " files of weights (" + names->at(0) + ", " + names->at(1) + ", ...) but none of " + known);
+  if (!others.empty()) throw UnsupportedError("weights in " + path(others[0]) + "; readable are " + known + ", or one *.safetensors, *.bin or *.pt");
+  throw FileError(state.name, "no weights: looked for " + known + ", *.safetensors, *.bin, *.pt");
 }
 
 }  // namespace chiasm

@@ -103,6 +103,7 @@ CHIASM_INLINE void Conversation::save(const std::string& path) const {
     texts.emplace_back(detail::message_key(i, "role"), messages_[i].role);
     const std::vector<Prompt::Part>& parts = messages_[i].content.parts();
     for (std::size_t j = 0; j < parts.size(); ++j) {
+      if (parts[j].frames().size() > 1) throw UnsupportedError("a video in a conversation that is saved");
       const Image* const image = parts[j].image().get();
       if (image == nullptr) {
         texts.emplace_back(detail::part_key(i, j, "text"), parts[j].text());

@@ -125,6 +125,12 @@ CHIASM_INLINE std::array<std::int64_t, 2> resized_to_patches(int factor, double 
 
 CHIASM_INLINE int floor_half(std::int64_t value) { return static_cast<int>(value >> 1); }
 
+// Where a crop begins that leaves out so many pixels.
+CHIASM_INLINE int crop_begin(const ImageProcessorConfig& config, std::int64_t rest) {
+  const int begin = floor_half(rest);
+  return config.crop_rounds && rest % 2 != 0 && begin % 2 != 0 ? begin + 1 : begin;
+}
+
 }  // namespace detail
 
 CHIASM_INLINE ImageProcessorConfig ImageProcessorConfig::from(const Json& file, const std::string& type) {
@@ -256,8 +262,7 @@ CHIASM_INLINE std::array<int, 2> ImageProcessor::best_canvas(int height, int wid
 }
 
 // Height and width after the resize.
-CHIASM_INLINE std::array<std::int64_t, 2> ImageProcessor::resized_size(const Image& image) const {
-  const int height = image.height(), width = image.width();
+CHIASM_INLINE std::array<std::int64_t, 2> ImageProcessor::resized_size(int height, int width) const {
   if (!config_.do_resize) return {height, width};
   const ImageSize& size = config_.size;
   const auto target = config_.patch_size ? detail::resized_to_patches(config_.patch_size * config_.merge_size, size.shortest_edge, size.longest_edge, height, width)
@@ -272,11 +277,11 @@ CHIASM_INLINE std::array<std::int64_t, 2> ImageProcessor::resized_size(const Ima
 
 // Resize, then centre crop; only the part that the crop keeps is computed.
 CHIASM_INLINE Image ImageProcessor::resized_and_cropped(const Image& image) const {
-  const auto [height, width] = resized_size(image);
+  const auto [height, width] = resized_size(image.height(), image.width());
   Rect window{0, 0, static_cast<int>(width), static_cast<int>(height)};
   if (config_.do_center_crop) {
     const ImageSize& crop_size = config_.crop_size;
-    window = {detail::floor_half(width - crop_size.width), detail::floor_half(height - crop_size.height), crop_size.width, crop_size.height};
+    window = {detail::crop_begin(config_, width - crop_size.width), detail::crop_begin(config_, height - crop_size.height), crop_size.width, crop_size.height};
   }
   if (!config_.do_resize) return crop(image, window);
   const int left = std::max(window.left, 0), top = std::max(window.top, 0);
@@ -286,9 +291,30 @@ CHIASM_INLINE Image ImageProcessor::resized_and_cropped(const Image& image) cons
   return crop(inside, {window.left - left, window.top - top, window.width, window.height});
 }
 
+CHIASM_INLINE FieldOfView ImageProcessor::field_of_view(const Image& image) const {
+  FieldOfView view;
+  if (config_.max_image_size || config_.patch_size) return view;
+  const bool squashed = !config_.image_grid_pinpoints.empty(), padded = config_.do_pad && !squashed;
+  int width = image.width(), height = image.height();
+  if (padded) width = height = std::max(width, height);
+  if (config_.do_center_crop) {
+    const ImageSize& size = config_.size;
+    const int base = size.height && size.width ? 0 : size.shortest_edge;
+    const auto [down, across] = squashed ? resized_size(base ? base : size.height, base ? base : size.width) : resized_size(height, width);
+    const auto share = [](std::int64_t part, std::int64_t whole) { return static_cast<double>(part) / static_cast<double>(whole); };
+    const std::int64_t left = detail::crop_begin(config_, across - config_.crop_size.width), top = detail::crop_begin(config_, down - config_.crop_size.height);
+    view = {share(left, across), share(top, down), share(left + config_.crop_size.width, across), share(top + config_.crop_size.height, down)};
+  }
+  if (padded) {  // from shares of the padded square to shares of the picture
+    const auto inside = [&](double at, int side) { return (at * width - (width - side) / 2) / side; };
+    view = {inside(view.left, image.width()), inside(view.top, image.height()), inside(view.right, image.width()), inside(view.bottom, image.height())};
+  }
+  return view;
+}
+
 // Idefics3: rows and columns of tiles that cover the picture, enlarged as little as whole tiles allow.
 CHIASM_INLINE std::array<int, 2> ImageProcessor::tiles(const Image& image) const {
-  const auto [height, width] = resized_size(image);
+  const auto [height, width] = resized_size(image.height(), image.width());
   const auto whole = [&](double side) { return std::ceil(side / config_.max_image_size); };
   const double ratio = static_cast<double>(width) / static_cast<double>(height);
   double rows = whole(static_cast<double>(height)), columns = whole(static_cast<double>(width));

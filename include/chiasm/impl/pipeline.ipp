@@ -3,9 +3,13 @@
 #include <chiasm/io/chat_template.hpp>
 #include <chiasm/io/checkpoint.hpp>
 #include <chiasm/io/tokenizer.hpp>
+#include <chiasm/pipelines/blip2.hpp>
+#include <chiasm/pipelines/flamingo.hpp>
+#include <chiasm/pipelines/idefics.hpp>
 #include <chiasm/pipelines/llava.hpp>
 #include <chiasm/pipelines/pipeline.hpp>
 #include <chiasm/pipelines/text.hpp>
+#include <chiasm/pipelines/text_to_text.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -62,7 +66,7 @@ struct Pipeline::Parts {
 /// The text that the model reads, its placeholders and their pictures.
 struct Pipeline::Input {
   std::string text;
-  std::vector<std::shared_ptr<const Image>> images;
+  std::vector<Family::Medium> media;
   bool add_special_tokens = true;
   bool continues = true;  // the answer goes on where the text stops: a blank between the two belongs to it
 };
@@ -115,14 +119,9 @@ inline double seconds_since(std::chrono::steady_clock::time_point start) {
 
 CHIASM_INLINE Pipeline::Input Pipeline::verbatim(const Prompt& prompt) const {
   Input input;
-  for (const Prompt::Part& part : prompt.parts()) {
-    if (part.image() == nullptr) {
-      input.text += part.text();
-    } else {
-      input.text += family().image_placeholder();
-      input.images.push_back(part.image());
-    }
-  }
+  input.text = family().as_text(prompt);
+  for (const Prompt::Part& part : prompt.parts())
+    if (part.image() != nullptr) input.media.emplace_back(part.frames().begin(), part.frames().end());
   return input;
 }
 
@@ -132,7 +131,7 @@ CHIASM_INLINE Pipeline::Input Pipeline::conversation(std::span<const Message> me
     for (const Message& message : messages) {
       Input turn = verbatim(message.content);
       input.text += turn.text;
-      input.images.insert(input.images.end(), turn.images.begin(), turn.images.end());
+      input.media.insert(input.media.end(), turn.media.begin(), turn.media.end());
     }
     return input;
   }
@@ -141,7 +140,7 @@ CHIASM_INLINE Pipeline::Input Pipeline::conversation(std::span<const Message> me
     ChatMessage turn{message.role, {}};
     for (const Prompt::Part& part : message.content.parts()) {
       turn.parts.push_back(part.image() != nullptr ? ChatMessage::Part{"image", ""} : ChatMessage::Part{"text", part.text()});
-      if (part.image() != nullptr) input.images.push_back(part.image());
+      if (part.image() != nullptr) input.media.emplace_back(part.frames().begin(), part.frames().end());
     }
     conversation.push_back(std::move(turn));
   }
@@ -165,7 +164,7 @@ CHIASM_INLINE Pipeline::Input Pipeline::conversation(std::span<const Message> me
 }
 
 CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, const Input& input) const {
-  return family().prepare(ctx, input.text, input.images, input.add_special_tokens, parts_->pictures);
+  return family().prepare_media(ctx, input.text, input.media, input.add_special_tokens, parts_->pictures);
 }
 
 CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const GenerateOptions& wishes, const OnText& on_text, Prefix* own) const {
@@ -178,19 +177,18 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
   PreparedPrompt prepared = prepare(ctx, input);
   const LanguageModel& lm = prepared.model ? *prepared.model : language_model();
 
-  if (options.constraint) {
-    // A blank at the answer's beginning is text where the answer goes on behind other text, see below.
-    const bool continues = input.continues && !prepared.ids.empty() && !parts_->tokenizer.is_special(prepared.ids.back());
-    options.constraint = parts_->constraints.on(*options.constraint, parts_->tokenizer, continues);
-  }
+  const bool encoded = !prepared.encoder_ids.empty(), continues = input.continues && !encoded && !prepared.ids.empty();
+  if (options.constraint)  // A blank at the answer's beginning is text where the answer goes on behind other text, see below.
+    options.constraint = parts_->constraints.on(*options.constraint, parts_->tokenizer, continues && !parts_->tokenizer.is_special(prepared.ids.back()));
 
   Reply reply;
-  reply.prompt_tokens = prepared.ids.size();
+  reply.prompt_tokens = encoded ? prepared.encoder_ids.size() : prepared.ids.size();
   reply.prompt_pictures = prepared.pictures.size();
   for (const PreparedPrompt::Picture& picture : prepared.pictures) reply.reused_pictures += picture.reused;
+  reply.pictures = prepared.pictures;
   reply.prepare_seconds = detail::seconds_since(start);
   TokenStream stream(parts_->tokenizer, true);
-  if (input.continues && !prepared.ids.empty()) (void)stream.push(prepared.ids.back());
+  if (continues) (void)stream.push(prepared.ids.back());
   bool wanted = true;
   const auto show = [&](std::string_view piece) {
     if (piece.empty()) return;
@@ -212,7 +210,7 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
     const bool ended = !reply.ids.empty() && eos && std::find(eos->begin(), eos->end(), reply.ids.back()) != eos->end();
     Constraint::State state;
     const bool complete = options.constraint && options.constraint->complete(state, reply.ids, eos ? std::span<const TokenId>(*eos) : std::span<const TokenId>(), 1);
-    for (const TokenId token : reply.ids)
+    for (const TokenId token : std::span(reply.ids).first(reply.ids.size() - ended))
       if (const std::optional<std::string> piece = stream.push(token); piece && wanted && !stops.found()) show(stops.push(*piece));
     if (wanted && !stops.found()) show(stops.push(stream.flush()));
     if (wanted && !stops.found()) show(stops.flush());
@@ -222,7 +220,7 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
   }
 
   Prefix prefix = own != nullptr && !own->ids.empty() ? std::exchange(*own, {}) : parts_->prefixes.take(ctx, lm, prepared);
-  reply.reused_tokens = ctx.observed() ? 0 : prefix.shared(ctx, lm, prepared);
+  reply.reused_tokens = ctx.watched() ? 0 : prefix.shared(ctx, lm, prepared);
   prefix.truncate(reply.reused_tokens);
   if (reply.reused_tokens > 0) {
     const View fresh = prepared.embeddings.slice(reply.reused_tokens, prepared.ids.size() - reply.reused_tokens);
@@ -231,11 +229,12 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
     prepared.embeddings = std::move(rows);
   }
   Generation generation(ctx, lm, std::move(prepared.embeddings), std::move(options), std::move(prepared.ids), std::move(prefix.cache));
-  /// Whatever happens, what has been read stays known.
+  /// Whatever happens, what has been read stays known, as far as it may serve another prompt.
   struct Keep {
     ~Keep() {
       try {
         prefix.cache = std::move(generation.cache());
+        if (prefix.cache.length() > lm.stable_length()) return;
         const std::span<const TokenId> read = generation.history().first(prefix.cache.length());
         prefix.ids.assign(read.begin(), read.end());
         prefix.truncate(read.size());
@@ -244,6 +243,7 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
       } catch (...) {  // no memory to remember it: it will be read again
       }
     }
+    const LanguageModel& lm;
     Generation& generation;
     Prefix& prefix;
     PrefixCache& store;
@@ -252,8 +252,9 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
   prefix.pictures = std::move(prepared.pictures);
   prefix.compute = ctx.compute();
   prefix.isa = ctx.isa();
-  const Keep keep{generation, prefix, parts_->prefixes, own};
+  const Keep keep{lm, generation, prefix, parts_->prefixes, own};
   while (const std::optional<TokenId> token = generation.next()) {
+    if (generation.finish_reason() == FinishReason::eos) break;  // the end is no part of the text: BLIP-2's with OPT is a new line
     if (const std::optional<std::string> piece = stream.push(*token)) show(stops.push(*piece));
     if (stops.found()) generation.finish(FinishReason::stop);
     if (!wanted) generation.finish(FinishReason::cancelled);
@@ -302,6 +303,25 @@ CHIASM_INLINE Prompt Pipeline::caption_prompt(const Image& image) const { return
 CHIASM_INLINE Prompt Pipeline::answer_prompt(const Image& image, std::string_view question) const {
   return Prompt{image, family().answer_request(question)};
 }
+CHIASM_INLINE std::vector<Message> Pipeline::few_shot_prompt(std::span<const Demonstration> shots, const Image& image, std::string_view question) const {
+  const auto request = [&](std::string_view asked) {
+    if (asked.empty()) return family().caption_request();
+    return parts_->chat_template ? std::string(asked) : family().answer_request(asked);
+  };
+  std::vector<Message> messages;
+  for (const Demonstration& shot : shots) {
+    Prompt shown;
+    if (shot.image != nullptr) shown << shot.image;
+    if (parts_->chat_template) {
+      messages.push_back({"user", shown << request(shot.question)});
+      messages.push_back({"assistant", shot.answer});
+    } else {
+      messages.push_back({"user", shown << family().demonstration(shot.question, shot.answer)});
+    }
+  }
+  messages.push_back({"user", Prompt{image, request(question)}});
+  return messages;
+}
 CHIASM_INLINE std::string Pipeline::render(std::span<const Message> messages) const { return conversation(messages).text; }
 CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, const Prompt& prompt) const {
   return prepare(ctx, verbatim(prompt));
@@ -327,20 +347,52 @@ CHIASM_INLINE const Family& Pipeline::family() const noexcept { return *parts_->
 CHIASM_INLINE const Tokenizer& Pipeline::tokenizer() const noexcept { return parts_->tokenizer; }
 CHIASM_INLINE const GenerateOptions& Pipeline::generation_config() const noexcept { return parts_->generation_config; }
 
-CHIASM_INLINE Pipeline load(const std::string& folder, LoadOptions options) {
+namespace detail {
+
+inline CheckpointOptions reading(LoadOptions& options) {
   CheckpointOptions reading;
   reading.weights = options.weights;
   reading.on_progress = std::move(options.on_progress);
-  return load(Checkpoint::open(folder, std::move(reading)), std::move(options));
+  return reading;
 }
 
-CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
-  const std::string type = checkpoint.model_type();
-  // What is cheap first: a tier that is not there, a broken tokenizer are said before gigabytes are read.
+/// Threads for a pipeline. Throws ArgumentError for a tier that is not there.
+inline std::shared_ptr<ThreadPool> threads_of(const LoadOptions& options) {
   auto threads = std::make_shared<ThreadPool>(options.threads);
   ContextOptions tier;
   tier.isa = options.isa;
   (void)Context(threads, std::move(tier));
+  return threads;
+}
+
+/// Answers end at the end of a chunk; all else is the language model's generation_config.json.
+inline Pipeline load_flamingo(const FlamingoParts& parts, LoadOptions options) {
+  auto threads = threads_of(options);
+  const Json generation = parts.language_model.generation_config();
+  GenerateOptions generation_config = generation.is_null() ? GenerateOptions() : GenerateOptions::from(generation);
+  generation_config.eos_token_id = std::vector<TokenId>{*parts.tokenizer.id(parts.files.eoc_token)};
+  return Pipeline(std::shared_ptr<const Pipeline::Parts>(new Pipeline::Parts{
+      parts.tokenizer, std::make_unique<FlamingoFamily>(parts), std::nullopt, std::move(generation_config), std::move(threads), options.compute,
+      std::move(options.isa), FeatureCache(options.picture_cache_bytes), PrefixCache(options.prefix_cache_bytes)}));
+}
+
+}  // namespace detail
+
+CHIASM_INLINE Pipeline load(const std::string& folder, LoadOptions options) {
+  CheckpointOptions reading = detail::reading(options);
+  return load(Checkpoint::open(folder, std::move(reading)), std::move(options));
+}
+
+CHIASM_INLINE Pipeline load(const FlamingoFiles& files, LoadOptions options) {
+  const CheckpointOptions reading = detail::reading(options);
+  return detail::load_flamingo(FlamingoParts::open(files, reading), std::move(options));
+}
+
+CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
+  if (checkpoint.has("flamingo_config.json")) return detail::load_flamingo(FlamingoParts::open(checkpoint), std::move(options));
+  const std::string type = checkpoint.model_type();
+  // What is cheap first: a tier that is not there, a broken tokenizer are said before gigabytes are read.
+  auto threads = detail::threads_of(options);
   Tokenizer tokenizer = Tokenizer::load(checkpoint);
   const Json generation = checkpoint.generation_config();
   GenerateOptions generation_config = generation.is_null() ? GenerateOptions() : GenerateOptions::from(generation);
@@ -356,12 +408,30 @@ CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
   std::unique_ptr<const Family> family;
   if (type == "llava" || type == "llava_next") {
     family = std::make_unique<LlavaFamily>(checkpoint, tokenizer);
+  } else if (type == "blip-2" || type == "instructblip") {
+    family = std::make_unique<Blip2Family>(checkpoint, tokenizer);
+  } else if (type == "idefics") {
+    family = std::make_unique<IdeficsFamily>(checkpoint, tokenizer);
   } else if (is_text_model(type)) {
     family = std::make_unique<TextFamily>(checkpoint, tokenizer);
+  } else if (type == "t5") {
+    family = std::make_unique<TextToTextFamily>(checkpoint, tokenizer);
   } else if (type == "clip" || type == "siglip") {
     throw UnsupportedError("text from a '" + type + "' checkpoint (" + checkpoint.name() + "): it has none to give, see chiasm::DualEncoder");
   } else {
-    throw UnsupportedError("model_type '" + type + "' (" + checkpoint.path("config.json") + "), expected llava, llava_next, llama, mistral or qwen2");
+    std::string known = "llava, llava_next, blip-2, instructblip, idefics, t5";
+    for (const std::string_view one : text_model_types) known += ", " + std::string(one);
+    throw UnsupportedError("model_type '" + type + "' (" + checkpoint.path("config.json") + "), expected one of " + known);
+  }
+  for (const TokenId end : family->end_tokens()) {
+    if (!generation_config.eos_token_id) generation_config.eos_token_id.emplace();
+    std::vector<TokenId>& ends = *generation_config.eos_token_id;
+    if (std::find(ends.begin(), ends.end(), end) == ends.end()) ends.push_back(end);
+  }
+  for (const TokenId banned : family->banned_tokens()) {
+    if (!generation_config.bad_words_ids) generation_config.bad_words_ids.emplace();
+    std::vector<std::vector<TokenId>>& words = *generation_config.bad_words_ids;
+    if (std::find(words.begin(), words.end(), std::vector<TokenId>{banned}) == words.end()) words.push_back({banned});
   }
   if (!chat_template && !family->default_chat_template().empty()) chat_template.emplace(family->default_chat_template());
 

@@ -163,8 +163,11 @@ CHIASM_INLINE Weights read_safetensors(std::span<const std::byte> bytes, std::st
   return Weights(Safetensors::parse(FileMap(bytes, name, std::move(owner))).tensors, name, kind);
 }
 
-CHIASM_INLINE std::vector<Weight> read_safetensors_shards(const FileMap& index, FunctionRef<FileMap(const std::string& shard)> open,
-                                                          FunctionRef<void(std::string_view shard, std::size_t done, std::size_t total)> progress) {
+namespace detail {
+
+/// The tensors of all shards that an index names: of safetensors or, with another `parse`, of another format.
+inline std::vector<Weight> read_shards(const FileMap& index, FunctionRef<FileMap(const std::string& shard)> open, FunctionRef<std::vector<Weight>(const FileMap&)> parse,
+                                       FunctionRef<void(std::string_view shard, std::size_t done, std::size_t total)> progress) {
   const Json map = Json::parse(index.text(), index.path(), Json::Duplicates::error).find("weight_map");
   if (!map.is_object()) throw FormatError(index.path(), 0, "no object 'weight_map' with the file of each tensor");
   std::map<std::string, std::set<std::string_view>, std::less<>> shards;  // file -> names of its tensors, which `map` keeps
@@ -182,7 +185,7 @@ CHIASM_INLINE std::vector<Weight> read_safetensors_shards(const FileMap& index, 
   std::size_t done = 0;
   for (auto& [name, wanted] : shards) {
     const FileMap file = open(name);
-    for (Weight& weight : Safetensors::parse(file).tensors) {
+    for (Weight& weight : parse(file)) {
       if (wanted.erase(weight.name()) == 0)
         throw WeightError(file.path(), weight.name(), weight.describe() + " that " + index.path() + " does not have in this file", "no such tensor");
       tensors.push_back(std::move(weight));
@@ -191,6 +194,13 @@ CHIASM_INLINE std::vector<Weight> read_safetensors_shards(const FileMap& index, 
     progress(name, ++done, shards.size());
   }
   return tensors;
+}
+
+}  // namespace detail
+
+CHIASM_INLINE std::vector<Weight> read_safetensors_shards(const FileMap& index, FunctionRef<FileMap(const std::string& shard)> open,
+                                                          FunctionRef<void(std::string_view shard, std::size_t done, std::size_t total)> progress) {
+  return detail::read_shards(index, open, [](const FileMap& file) { return Safetensors::parse(file).tensors; }, progress);
 }
 
 CHIASM_INLINE Weights read_safetensors_index(const std::string& path, WeightKind kind) {

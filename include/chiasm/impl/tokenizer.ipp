@@ -517,6 +517,19 @@ CHIASM_INLINE Tokenizer Tokenizer::load(const Checkpoint& checkpoint, const std:
   return Tokenizer(std::move(pipeline));
 }
 
+CHIASM_INLINE Tokenizer Tokenizer::with_special_tokens(std::span<const std::string> tokens) const {
+  auto pipeline = std::make_shared<Pipeline>(*pipeline_);
+  for (const std::string& token : tokens) {
+    detail::AddedToken special;
+    special.content = token;
+    special.special = true;
+    special.normalized = false;
+    pipeline->added.add(std::move(special), *pipeline->model);
+  }
+  pipeline->added.seal(pipeline->normalizer);
+  return Tokenizer(std::move(pipeline));
+}
+
 CHIASM_INLINE Tokenizer Tokenizer::load(const std::string& folder_or_file) {
   namespace fs = std::filesystem;
   std::error_code error;

@@ -12,7 +12,7 @@ namespace chiasm::inline CHIASM_ABI {
 struct Weights::Store {
   struct Entry {
     Weight weight;
-    bool used = false;
+    std::shared_ptr<bool> used;  // of all trees that have the tensor
   };
   std::map<std::string, Entry, std::less<>> entries;
   std::string source;
@@ -33,10 +33,10 @@ struct Weights::Store {
   }
 
   // A weight keeps the name that it has in its file, whatever a model calls it: messages then say what a user can find.
-  void add(const std::string& name, Weight weight) {
+  void add(const std::string& name, Weight weight, std::shared_ptr<bool> used = std::make_shared<bool>(false)) {
     const auto [entry, fresh] = entries.try_emplace(name);
     if (!fresh) return report(WeightError(weight.file(), weight.name(), "there twice as '" + name + "'", "one tensor"));
-    entry->second.weight = std::move(weight);
+    entry->second = {std::move(weight), std::move(used)};
   }
   auto below(std::string_view prefix) {
     auto first = entries.lower_bound(prefix), last = first;
@@ -65,7 +65,7 @@ CHIASM_INLINE Weights Weights::operator/(std::string_view child) const {
 CHIASM_INLINE const Weight* Weights::find(std::string_view name) const {
   const auto entry = store_->entries.find(prefix_ + std::string(name));
   if (entry == store_->entries.end()) return nullptr;
-  entry->second.used = true;
+  *entry->second.used = true;
   return &entry->second.weight;
 }
 
@@ -111,7 +111,7 @@ CHIASM_INLINE bool Weights::contains(std::string_view name) const {
 CHIASM_INLINE void Weights::ignore(std::string_view part) const {
   const auto [first, last] = store_->below(prefix_);
   for (auto entry = first; entry != last; ++entry)
-    if (entry->first.find(part) != std::string::npos) entry->second.used = true;
+    if (entry->first.find(part) != std::string::npos) *entry->second.used = true;
 }
 
 CHIASM_INLINE void Weights::expect_all_used() const {
@@ -120,7 +120,7 @@ CHIASM_INLINE void Weights::expect_all_used() const {
   std::size_t count = 0;
   for (auto entry = first; entry != last; ++entry) {
     const Weight& weight = entry->second.weight;
-    if (entry->second.used) continue;
+    if (*entry->second.used) continue;
     if (store_->findings != nullptr)
       store_->report(WeightError(weight.file(), weight.name(), "not used (" + weight.describe() + ")", "a tensor that the model of this config.json has"));
     else if (count++ == 0)
@@ -136,9 +136,8 @@ CHIASM_INLINE Weights Weights::renamed(FunctionRef<std::string(std::string_view)
   other.store_->findings = store_->findings;
   const auto [first, last] = store_->below(prefix_);
   for (auto entry = first; entry != last; ++entry) {
-    const Weight& weight = entry->second.weight;
     std::string name = rename(std::string_view(entry->first).substr(prefix_.size()));
-    if (!name.empty()) other.store_->add(name, weight);
+    if (!name.empty()) other.store_->add(name, entry->second.weight, entry->second.used);
   }
   return other;
 }
@@ -147,15 +146,18 @@ CHIASM_INLINE Weights Weights::merged(const Weights& more) const {
   const auto keep = [](std::string_view name) { return std::string(name); };
   Weights both = renamed(keep);
   const auto [first, last] = more.store_->below(more.prefix_);
-  for (auto entry = first; entry != last; ++entry) both.store_->add(entry->first.substr(more.prefix_.size()), entry->second.weight);
+  for (auto entry = first; entry != last; ++entry) both.store_->add(entry->first.substr(more.prefix_.size()), entry->second.weight, entry->second.used);
   return both;
 }
 
 CHIASM_INLINE Weights Weights::with(Weight extra) const {
-  const auto keep = [&](std::string_view name) { return name == extra.name() ? std::string() : std::string(name); };
-  Weights other = renamed(keep);
   const std::string name = extra.name();
-  other.store_->add(name, std::move(extra));
+  return with(name, std::move(extra));
+}
+
+CHIASM_INLINE Weights Weights::with(std::string_view name, Weight extra) const {
+  Weights other = renamed([&](std::string_view kept) { return kept == name ? std::string() : std::string(kept); });
+  other.store_->add(std::string(name), std::move(extra));
   return other;
 }
 

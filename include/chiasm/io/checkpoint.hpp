@@ -32,6 +32,9 @@ class Checkpoint {
   static Checkpoint from_memory(std::vector<std::pair<std::string, std::span<const std::byte>>> files, CheckpointOptions options = {},
                                 std::string name = "<memory>", std::shared_ptr<const void> owner = {});
 
+  /// A folder inside this one, or the files in memory whose names begin with it and a slash. Throws FileError if there is none.
+  Checkpoint subfolder(std::string_view folder) const;
+
   /// The folder, as it was given.
   const std::string& name() const noexcept;
   bool has(std::string_view file) const;
@@ -57,10 +60,12 @@ class Checkpoint {
   /// preprocessor_config.json. Throws FileError if it is neither, FormatError.
   Json image_processor_config() const;
 
-  /// The tensors of model.safetensors, or of the shards of model.safetensors.index.json, or of the only *.safetensors. The data stay in the
-  /// files until they are used. A fresh tree each time. Throws FileError, FormatError, WeightError (see io/safetensors.hpp), and
-  /// UnsupportedError where there are weights of other formats only.
+  /// The tensors of model.safetensors, or of the shards of model.safetensors.index.json, or of the only *.safetensors; or else of pytorch_model.bin, of its
+  /// index's shards, of the only *.bin, *.pt or *.pth. The data stay in the files until they are used. A fresh tree each time. Throws FileError,
+  /// FormatError, WeightError (see io/safetensors.hpp, io/torch_pickle.hpp), and UnsupportedError where there are weights of other formats only.
   Weights weights() const;
+  /// The tensors of one file: *.safetensors, or what torch.save wrote. Throws as above.
+  Weights weights(const std::string& file) const;
 
  private:
   struct State;

@@ -40,6 +40,7 @@ struct ImageProcessorConfig {
   int patch_size = 0, temporal_patch_size = 0, merge_size = 0;  // Qwen2-VL; 0 for all other classes
   bool do_image_splitting = false;                              // Idefics3: into tiles of max_image_size, and the whole picture
   int max_image_size = 0;                                       // Idefics3: height and width of a view; 0 for all other classes
+  bool crop_rounds = false;  // torchvision's crop, which open_clip has: of two pixels in the middle the even one. transformers': the first
 
   /// Reads preprocessor_config.json, old and new spellings, or processor_config.json where it holds `image_processor`.
   /// `type` is the class for files that do not name one. Throws ConfigError for what makes no sense, UnsupportedError for
@@ -57,6 +58,11 @@ struct ImageInputs {
   /// views[row * grid_columns + column] is a tile, the whole picture comes last; 0 where the picture is not split. No view has
   /// padding, so its pixel_attention_mask is all ones.
   int grid_rows = 0, grid_columns = 0;
+};
+
+/// A part of a picture, in shares of its width and height; beyond 0 and 1 there is padding.
+struct FieldOfView {
+  double left = 0, top = 0, right = 1, bottom = 1;
 };
 
 class ImageProcessor {
@@ -78,13 +84,16 @@ class ImageProcessor {
   /// views(), rescaled and normalised: (value * rescale_factor - mean) / std.
   ImageInputs operator()(const Image& image) const;
 
+  /// What the view of the whole picture shows of it: less than all where it is cropped, more where it is padded.
+  FieldOfView field_of_view(const Image& image) const;
+
   /// The canvas (height, width) that LLaVA-NeXT lays a picture out on: the one that keeps most of its pixels, then the one that
   /// wastes least.
   std::array<int, 2> best_canvas(int height, int width) const;
 
  private:
   Image resized_and_cropped(const Image& image) const;
-  std::array<std::int64_t, 2> resized_size(const Image& image) const;
+  std::array<std::int64_t, 2> resized_size(int height, int width) const;
   std::array<int, 2> tiles(const Image& image) const;
   std::vector<Image> split(const Image& image) const;
   Tensor patches(const Image& image) const;

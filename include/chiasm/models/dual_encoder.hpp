@@ -1,11 +1,11 @@
-/// DualEncoderModel: what CLIP and SigLIP have in common. An image and a text become vectors of one space.
+/// DualEncoderModel: what CLIP, SigLIP and BLIP-2's retrieval have in common. An image and a text become vectors of one space.
 #pragma once
 
 #include <chiasm/core/context.hpp>
 #include <chiasm/core/function_ref.hpp>
-#include <chiasm/core/token_id.hpp>
 #include <chiasm/core/weights.hpp>
 #include <chiasm/kernels/table.hpp>
+#include <chiasm/modules/text_batch.hpp>
 
 #include <cmath>
 #include <cstring>
@@ -14,36 +14,34 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
-/// N tokenised texts of one length, padded as the family wants it; `used` as TextTower takes it.
-struct TextBatch {
-  std::span<const TokenId> ids;
-  std::size_t length = 0;
-  std::span<const std::size_t> used;
-};
-
 class DualEncoderModel {
  public:
   virtual ~DualEncoderModel() = default;
 
-  /// Rows of length 1.
-  Tensor embed_images(Context& ctx, View pixels) const {                        // (N, 3, H, W) -> (N, E)
+  /// Rows of length 1. V is vectors_per_image(); where that is 1, the dimension is not there.
+  Tensor embed_images(Context& ctx, View pixels) const {                        // (N, 3, H, W) -> (N, [V,] E)
     return embed(ctx, "vision", "image_embeds", [&] { return pool_images(ctx, pixels); });
   }
   Tensor embed_texts(Context& ctx, const TextBatch& texts) const {              // N texts -> (N, E)
     return embed(ctx, "text", "text_embeds", [&] { return pool_texts(ctx, texts); });
   }
 
-  /// scale * image . text + bias for every pair.
-  Tensor logits_per_image(Context& ctx, View images, View texts) const {        // (N, E), (M, E) -> (N, M)
-    if (images.columns() != texts.columns()) throw ShapeError("logits_per_image", images.shape().to_string() + ", " + texts.shape().to_string());
-    Tensor logits = ctx.empty(Shape{images.rows(), texts.rows()});
-    for (std::size_t i = 0; i < images.rows(); ++i)
-      for (std::size_t j = 0; j < texts.rows(); ++j)
-        logits.row(i)[j] = scale_ * ctx.kernels().dot(images.row(i), texts.row(j), images.columns()) + bias_;
+  /// scale * image . text + bias for every pair: of an image's vectors, the nearest to the text counts.
+  Tensor logits_per_image(Context& ctx, View images, View texts) const {        // (N, [V,] E), (M, E) -> (N, M)
+    const std::size_t vectors = vectors_per_image();
+    if (images.columns() != texts.columns() || images.rows() % vectors != 0)
+      throw ShapeError("logits_per_image", images.shape().to_string() + ", " + texts.shape().to_string());
+    Tensor logits = ctx.empty(Shape{images.rows() / vectors, texts.rows()});
+    for (std::size_t i = 0; i < logits.rows(); ++i)
+      for (std::size_t j = 0; j < texts.rows(); ++j) {
+        float nearest = ctx.kernels().dot(images.row(i * vectors), texts.row(j), images.columns());
+        for (std::size_t v = 1; v < vectors; ++v) nearest = std::max(nearest, ctx.kernels().dot(images.row(i * vectors + v), texts.row(j), images.columns()));
+        logits.row(i)[j] = scale_ * nearest + bias_;
+      }
     return logits;
   }
 
-  /// Probabilities of the texts for each image: softmax over the texts (CLIP), or each text by itself (SigLIP).
+  /// Probabilities of the texts for each image: softmax over the texts (CLIP, BLIP-2), or each text by itself (SigLIP).
   Tensor probabilities(Context& ctx, View logits) const {                       // (N, M) -> (N, M)
     Tensor p = ctx.empty(logits.shape());
     for (std::size_t i = 0; i < logits.rows(); ++i) {
@@ -52,6 +50,16 @@ class DualEncoderModel {
         for (std::size_t j = 0; j < logits.columns(); ++j) p.row(i)[j] = 1.0f / (1.0f + std::exp(-logits.row(i)[j]));
     }
     return p;
+  }
+
+  /// Vectors that an image becomes.
+  virtual std::size_t vectors_per_image() const noexcept { return 1; }
+
+  /// Whether match() is there.
+  virtual bool matches() const noexcept { return false; }
+  /// An image and each text, looked at together: scores against a match and for it. Throws UnsupportedError.
+  virtual Tensor match(Context&, View, const TextBatch&) const {                // (1, 3, H, W), N texts -> (N, 2)
+    throw UnsupportedError("a matching score: this model compares an image and a text by their vectors alone");
   }
 
   /// Most tokens of a text.
@@ -66,7 +74,7 @@ class DualEncoderModel {
   static float scalar(const Weights& w, std::string_view name) { return w.get(name).reshape(Shape{1}).to_f32().data()[0]; }
 
   /// The towers' vectors before they are brought to length 1.
-  virtual Tensor pool_images(Context& ctx, View pixels) const = 0;             // (N, 3, H, W) -> (N, E)
+  virtual Tensor pool_images(Context& ctx, View pixels) const = 0;             // (N, 3, H, W) -> (N, [V,] E)
   virtual Tensor pool_texts(Context& ctx, const TextBatch& texts) const = 0;   // N texts -> (N, E)
 
   /// One row of each sequence: position `position(n)` of sequence n.

@@ -23,6 +23,7 @@ inline DecoderConfig read_decoder(const Json& config, DecoderConfig c, std::size
   c.hidden_act = config_activation(config, "hidden_act", "silu");
   c.rms_norm_eps = static_cast<float>(config_positive(config, "rms_norm_eps", 1e-6));
   c.rope = config_rope(config, c.head_dim, 10000.0, length);
+  if (c.head_dim % 2 != 0) config.fail("heads have " + std::to_string(c.head_dim) + " dimensions, expected an even number");
   if (c.rope.type == RopeType::standard) c.rope.dim = c.head_dim;  // these classes heed partial_rotary_factor in the stretched forms alone
   return c;
 }

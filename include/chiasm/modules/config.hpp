@@ -51,19 +51,28 @@ inline Activation config_activation(const Json& config, std::string_view key, st
   value.fail("is '" + std::string(name) + "', expected gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, silu, swish or relu");
 }
 
+/// What a family's older files call the base and the share of a head that turns, where the share is left out.
+struct RopeKeys {
+  std::string_view theta = "rope_theta", share = "partial_rotary_factor";
+  double default_share = 1.0;
+};
+
 /// Rotary settings of a decoder: `rope_parameters` of transformers 5, or `rope_theta` and `rope_scaling` of before. Throws ConfigError,
 /// UnsupportedError.
-inline RopeConfig config_rope(const Json& config, std::size_t head_dim, double default_theta, std::size_t default_length) {
+inline RopeConfig config_rope(const Json& config, std::size_t head_dim, double default_theta, std::size_t default_length, const RopeKeys& keys = {}) {
   const Json parameters = config.find("rope_parameters"), old = config.find("rope_scaling");
   const Json scaling = parameters.is_object() ? parameters : old;
   RopeConfig rope;
-  rope.theta = config_positive(parameters.is_object() && parameters.contains("rope_theta") ? parameters : config, "rope_theta", default_theta);
+  const bool inside = parameters.is_object() && parameters.contains("rope_theta");
+  rope.theta = config_positive(inside ? parameters : config, inside ? "rope_theta" : keys.theta, default_theta);
   rope.max_position_embeddings = config_size(config, "max_position_embeddings", default_length);
-  const double share = scaling.find("partial_rotary_factor").is_null() ? config.get<double>("partial_rotary_factor", 1.0)
-                                                                       : scaling.get<double>("partial_rotary_factor", 1.0);
-  if (!(share > 0 && share <= 1)) config.fail("'partial_rotary_factor' is not in (0, 1]");
+  const bool scaled = !scaling.find("partial_rotary_factor").is_null();
+  const Json place = scaled ? scaling : config;
+  const std::string_view key = scaled ? "partial_rotary_factor" : keys.share;
+  const double share = place.get<double>(key, keys.default_share);
+  if (!(share > 0 && share <= 1)) place[key].fail("is " + place[key].dump() + ", expected more than 0 and at most 1");
   rope.dim = static_cast<std::size_t>(static_cast<double>(head_dim) * share);
-  if (rope.dim % 2 != 0) config.fail("rotary dimensions are " + std::to_string(rope.dim) + ", expected an even number");
+  if (rope.dim % 2 != 0 && rope.dim == head_dim) config.fail("rotary dimensions are " + std::to_string(rope.dim) + ", expected an even number");
   if (!scaling.is_object()) return rope;
 
   const std::string type = scaling.get<std::string>("rope_type", scaling.get<std::string>("type", "default"));

@@ -1,4 +1,5 @@
-/// EncoderLayer: the pre-norm transformer block that CLIP and SigLIP share in both towers. ViT, arXiv:2010.11929; CLIP, arXiv:2103.00020.
+/// EncoderLayer: the pre-norm transformer block that CLIP and SigLIP share in both towers, and EVA-CLIP's vision tower. ViT, arXiv:2010.11929;
+/// CLIP, arXiv:2103.00020; EVA-CLIP, arXiv:2303.15389.
 #pragma once
 
 #include <chiasm/nn/attention.hpp>
@@ -13,14 +14,19 @@ struct EncoderLayerConfig {
   std::size_t hidden_size, intermediate_size, num_attention_heads;
   Activation hidden_act;
   float layer_norm_eps;
+  // EVA-CLIP, as BLIP-2 keeps it, has queries, keys and values in one matrix `qkv`, and calls its output `projection`.
+  bool fused_qkv = false, qkv_bias = true;
 };
 
 /// Multi-head self-attention over each sequence of a batch, without a cache.
 class SelfAttention {
  public:
   SelfAttention() = default;
-  SelfAttention(const Weights& w, std::size_t width, std::size_t heads)
-      : qkv_(w, {{"q_proj", width}, {"k_proj", width}, {"v_proj", width}}, width), out_proj_(w / "out_proj", width, width), heads_(heads) {}
+  SelfAttention(const Weights& w, const EncoderLayerConfig& c)
+      : qkv_(c.fused_qkv ? Linear(w / "qkv", c.hidden_size, 3 * c.hidden_size, c.qkv_bias)
+                         : Linear(w, {{"q_proj", c.hidden_size}, {"k_proj", c.hidden_size}, {"v_proj", c.hidden_size}}, c.hidden_size)),
+        out_proj_(w / (c.fused_qkv ? "projection" : "out_proj"), c.hidden_size, c.hidden_size),
+        heads_(c.num_attention_heads) {}
 
   /// Adds `residual`. `mask`, if any, is (N, T, T) and added to the scores.
   Tensor operator()(Context& ctx, View x, bool causal, View mask, View residual) const {  // (N, T, D) -> (N, T, D)
@@ -50,7 +56,7 @@ class EncoderLayer {
  public:
   EncoderLayer(const Weights& w, const EncoderLayerConfig& c)
       : layer_norm1_(w / "layer_norm1", c.hidden_size, c.layer_norm_eps),
-        self_attn_(w / "self_attn", c.hidden_size, c.num_attention_heads),
+        self_attn_(w / "self_attn", c),
         layer_norm2_(w / "layer_norm2", c.hidden_size, c.layer_norm_eps),
         mlp_(w / "mlp", "fc1", "fc2", c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act) {}
 

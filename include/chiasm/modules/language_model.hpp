@@ -24,6 +24,7 @@ class LanguageModel {
 
   /// Rows of the logits: the vocabulary, padding included.
   virtual std::size_t vocab_size() const noexcept = 0;
+  /// Width of the rows that embed() gives, and that forward() takes and returns. (Between the blocks of a smaller OPT it is another.)
   virtual std::size_t hidden_size() const noexcept = 0;
   /// An empty cache of this model's layout.
   virtual KvCache new_cache() const = 0;

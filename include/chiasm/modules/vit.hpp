@@ -1,4 +1,4 @@
-/// ViT: the vision towers of CLIP (arXiv:2103.00020) and SigLIP (arXiv:2303.15343). arXiv:2010.11929.
+/// ViT: the vision towers of CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343) and BLIP-2 (EVA-CLIP, arXiv:2303.15389). arXiv:2010.11929.
 #pragma once
 
 #include <chiasm/modules/config.hpp>
@@ -18,6 +18,8 @@ struct VitConfig {
   float layer_norm_eps = 1e-5f;
   // CLIP has a class token, a norm before the first block and patches without bias; SigLIP has none of the two and a bias.
   bool class_token = true, pre_norm = true, patch_bias = false;
+  // EVA-CLIP has a class token and a bias, but no norm; one matrix makes queries, keys and values; class token and positions are [1, ., D].
+  bool fused_qkv = false, qkv_bias = true;
 
   /// From a `vision_config`; `default_type` where it does not name its type. Throws ConfigError, UnsupportedError.
   static VitConfig from(const Json& config, std::string_view default_type = "clip_vision_model") {
@@ -29,6 +31,14 @@ struct VitConfig {
       c.layer_norm_eps = 1e-6f;
       c.class_token = c.pre_norm = false;
       c.patch_bias = true;
+    } else if (type == "blip_2_vision_model" || type == "instructblip_vision_model") {
+      c.hidden_size = 1408, c.intermediate_size = 6144, c.num_hidden_layers = 39, c.num_attention_heads = 16;
+      c.patch_size = 14;
+      c.hidden_act = Activation::gelu;
+      c.layer_norm_eps = 1e-6f;
+      c.pre_norm = false;
+      c.patch_bias = c.fused_qkv = true;
+      c.qkv_bias = config.get<bool>("qkv_bias", true);
     } else if (type != "clip_vision_model" && type != "clip") {
       throw UnsupportedError("vision tower '" + type + "' (" + config.file() + ")");
     }
@@ -41,7 +51,7 @@ struct VitConfig {
     c.image_size = config_size(config, "image_size", c.image_size);
     c.patch_size = config_size(config, "patch_size", c.patch_size);
     if (c.patch_size > c.image_size) config.fail("'patch_size' is larger than 'image_size'");
-    c.hidden_act = config_activation(config, "hidden_act", c.hidden_act == Activation::quick_gelu ? "quick_gelu" : "gelu_pytorch_tanh");
+    if (!config.find("hidden_act").is_null()) c.hidden_act = config_activation(config, "hidden_act", {});
     c.layer_norm_eps = static_cast<float>(config_positive(config, "layer_norm_eps", static_cast<double>(c.layer_norm_eps)));
     return c;
   }
@@ -55,11 +65,11 @@ class Vit {
   /// Names of the released checkpoints, below `vision_model.`. Throws WeightError.
   Vit(const Weights& w, const VitConfig& c)
       : config_(c),
-        class_embedding_(c.class_token ? (w / "embeddings").tensor("class_embedding", Shape{c.hidden_size}) : Tensor()),
+        class_embedding_(class_embedding(w / "embeddings", c)),
         patch_embedding_(w / "embeddings" / "patch_embedding", c.num_channels, c.patch_size, c.hidden_size, c.patch_bias),
-        position_embedding_((w / "embeddings" / "position_embedding").tensor("weight", Shape{c.grid() * c.grid() + c.class_token, c.hidden_size})) {
+        position_embedding_(position_embedding(w / "embeddings", c)) {
     if (c.pre_norm) pre_layrnorm_ = LayerNorm(w / "pre_layrnorm", c.hidden_size, c.layer_norm_eps);
-    const EncoderLayerConfig layer{c.hidden_size, c.intermediate_size, c.num_attention_heads, c.hidden_act, c.layer_norm_eps};
+    const EncoderLayerConfig layer{c.hidden_size, c.intermediate_size, c.num_attention_heads, c.hidden_act, c.layer_norm_eps, c.fused_qkv, c.qkv_bias};
     layers_.reserve(c.num_hidden_layers);
     for (std::size_t i = 0; i < c.num_hidden_layers; ++i) layers_.emplace_back(w / "encoder" / "layers" / i, layer);
     post_layernorm_ = LayerNorm(w / "post_layernorm", c.hidden_size, c.layer_norm_eps);
@@ -104,10 +114,19 @@ class Vit {
     }
   }
 
-  /// The norm after the blocks: CLIP's pooled token, all of SigLIP's tokens.
+  /// The norm after the blocks: CLIP's pooled token, all of SigLIP's and EVA-CLIP's tokens.
   Tensor post_layernorm(Context& ctx, View x) const { return post_layernorm_(ctx, x); }
 
  private:
+  static Tensor class_embedding(const Weights& w, const VitConfig& c) {  // (D)
+    if (!c.class_token) return {};
+    return c.fused_qkv ? w.tensor("class_embedding", Shape{1, 1, c.hidden_size}) : w.tensor("class_embedding", Shape{c.hidden_size});
+  }
+  static Tensor position_embedding(const Weights& w, const VitConfig& c) {  // (T, D)
+    const Shape table{c.grid() * c.grid() + c.class_token, c.hidden_size};
+    return c.fused_qkv ? w.tensor("position_embedding", Shape{1, table[0], table[1]}).reshape(table) : (w / "position_embedding").tensor("weight", table);
+  }
+
   Tensor embeddings(Context& ctx, View pixels) const {
     const Tensor patches = patch_embedding_(ctx, pixels);  // (N, rows * columns, D)
     const std::size_t images = patches.shape()[0], count = patches.shape()[1], width = patches.columns(), first = config_.class_token;

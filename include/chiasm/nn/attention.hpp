@@ -23,9 +23,9 @@ struct Attend {
   // that reaches from -(offset + queries - 1) to keys - 1 - offset. T5, arXiv:1910.10683.
   const float* distance_bias = nullptr;
   std::size_t distance_bias_head = 0;
-  // What ContextOptions::on_attention is told; without a name it is told nothing.
+  // What ContextOptions::on_attention is told, see AttentionWeights; without a name it is told nothing.
   std::string_view name = {};
-  std::size_t layer = 0;
+  std::size_t layer = 0, first_query = 0, first_key = 0;
 };
 
 /// q (T, heads * head_dim) -> (T, heads * v_dim). The same result, bit for bit, for any number of threads.

@@ -28,7 +28,11 @@ class GatedMlp {
  public:
   GatedMlp() = default;
   GatedMlp(const Weights& w, std::size_t width, std::size_t inner, Activation activation, bool bias = false)
-      : gate_up_(w, {{"gate_proj", inner, bias}, {"up_proj", inner, bias}}, width), down_(w / "down_proj", inner, width, bias), activation_(activation) {}
+      : GatedMlp(w, "gate_proj", "up_proj", "down_proj", width, inner, activation, bias) {}
+  /// `gate`, `up`, `down` are the names of the projections below `w`.
+  GatedMlp(const Weights& w, std::string_view gate, std::string_view up, std::string_view down, std::size_t width, std::size_t inner, Activation activation,
+           bool bias = false)
+      : gate_up_(w, {{gate, inner, bias}, {up, inner, bias}}, width), down_(w / down, inner, width, bias), activation_(activation) {}
 
   Tensor operator()(Context& ctx, View x, View residual = {}) const {  // (T, D) -> (T, D)
     const Tensor both = gate_up_(ctx, x);                              // (T, 2 F)

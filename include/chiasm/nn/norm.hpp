@@ -13,6 +13,10 @@ class LayerNorm {
   LayerNorm() = default;
   LayerNorm(const Weights& w, std::size_t width, float eps, bool bias = true)
       : weight_(w.tensor("weight", Shape{width})), bias_(bias ? w.tensor("bias", Shape{width}) : Tensor()), eps_(eps) {}
+  /// Without parameters.
+  LayerNorm(std::size_t width, float eps) : weight_(Shape{width}), eps_(eps) {
+    for (float& one : weight_.values()) one = 1.0f;
+  }
 
   Tensor operator()(Context& ctx, View x) const {  // (..., D) -> (..., D)
     if (x.columns() != weight_.size()) throw ShapeError("LayerNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
@@ -22,6 +26,17 @@ class LayerNorm {
       for (std::size_t i = begin; i < end; ++i) ctx.kernels().layer_norm(x.row(i), weight_.data(), bias, eps_, y.row(i), x.columns());
     });
     return y;
+  }
+
+  /// Norms each head of the rows by itself, in place; rows may lie apart.
+  void heads(Context& ctx, MutView x) const {  // (T, heads * D)
+    const std::size_t width = weight_.size();
+    if (width == 0 || x.columns() % width != 0) throw ShapeError("LayerNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
+    const float* bias = bias_.empty() ? nullptr : bias_.data();
+    ctx.parallel(x.rows(), 16, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i)
+        for (float *head = x.row(i), *last = head + x.columns(); head != last; head += width) ctx.kernels().layer_norm(head, weight_.data(), bias, eps_, head, width);
+    });
   }
 
  private:
@@ -42,6 +57,16 @@ class RmsNorm {
       for (std::size_t i = begin; i < end; ++i) ctx.kernels().rms_norm(x.row(i), weight_.data(), eps_, y.row(i), x.columns());
     });
     return y;
+  }
+
+  /// Norms each head of the rows by itself, in place; rows may lie apart.
+  void heads(Context& ctx, MutView x) const {  // (T, heads * D)
+    const std::size_t width = weight_.size();
+    if (width == 0 || x.columns() % width != 0) throw ShapeError("RmsNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
+    ctx.parallel(x.rows(), 16, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i)
+        for (float *head = x.row(i), *last = head + x.columns(); head != last; head += width) ctx.kernels().rms_norm(head, weight_.data(), eps_, head, width);
+    });
   }
 
  private:

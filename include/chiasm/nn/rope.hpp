@@ -31,7 +31,7 @@ class Rope {
   Rope() = default;
   explicit Rope(const RopeConfig& config) : config_(config), inv_freq_(frequencies(config.max_position_embeddings)) {}
 
-  /// cos and sin of the positions first, first + 1, ... of one sequence, each (count, dim / 2), into rows of `cos` and `sin`.
+  /// cos and sin of the positions first, first + 1, ... of one sequence, each (count, pairs()), into rows of `cos` and `sin`.
   void angles(std::size_t first, std::size_t count, MutView cos, MutView sin) const {
     // Dynamic NTK: the base grows with the length reached so far; keys in the cache keep the angles they were given.
     const bool stretched = config_.type == RopeType::dynamic && first + count > config_.max_position_embeddings;
@@ -50,11 +50,13 @@ class Rope {
   void apply(Context& ctx, MutView x, std::size_t head_dim, View cos, View sin) const {
     ctx.parallel(x.rows(), 16, [&](std::size_t begin, std::size_t end) {
       for (std::size_t t = begin; t < end; ++t)
-        ctx.kernels().rope(x.row(t), x.columns() / head_dim, head_dim, cos.row(t), sin.row(t), config_.dim / 2);
+        ctx.kernels().rope(x.row(t), x.columns() / head_dim, head_dim, cos.row(t), sin.row(t), pairs());
     });
   }
 
   std::size_t dim() const noexcept { return config_.dim; }
+  /// That turn together. Of an odd number of dimensions the last one takes the next along, as in the reference.
+  std::size_t pairs() const noexcept { return (config_.dim + 1) / 2; }
   /// The length up to which a position's angles do not depend on how many follow.
   std::size_t stable_length() const noexcept {
     return config_.type == RopeType::dynamic ? config_.max_position_embeddings : static_cast<std::size_t>(-1);
@@ -69,7 +71,7 @@ class Rope {
       const double stretch = config_.factor * longest / static_cast<double>(config_.max_position_embeddings) - (config_.factor - 1);
       theta *= std::pow(stretch, dim / (dim - 2));
     }
-    std::vector<float> inv_freq(config_.dim / 2);
+    std::vector<float> inv_freq(pairs());
     for (std::size_t i = 0; i < inv_freq.size(); ++i) {
       // In float and in this order, as the reference computes it: a last-bit difference grows with the position.
       const float exponent = static_cast<float>(2 * i) / static_cast<float>(config_.dim);

@@ -1,4 +1,5 @@
-/// DualEncoder: a CLIP or SigLIP checkpoint that compares pictures with texts: embeddings, scores, zero-shot classification.
+/// DualEncoder: a CLIP, SigLIP or BLIP-2 (image-text retrieval) checkpoint that compares pictures with texts: embeddings, scores, zero-shot
+/// classification, matching.
 #pragma once
 
 #include <chiasm/core/context.hpp>
@@ -23,20 +24,32 @@ class DualEncoder {
   /// The same for a checkpoint that is open already, or in memory.
   static DualEncoder load(const Checkpoint& checkpoint, LoadOptions options = {});
 
-  /// Vectors of length 1 in the common space.
-  Tensor embed(Context& ctx, std::span<const Image> images) const;             // N images -> (N, E)
+  /// Vectors of length 1 in the common space. An image of BLIP-2 has several, V = vectors_per_image(), of which the nearest to a text counts.
+  Tensor embed(Context& ctx, std::span<const Image> images) const;             // N images -> (N, E), BLIP-2: (N, V, E)
   Tensor embed(Context& ctx, std::span<const std::string> texts) const;        // N texts -> (N, E)
-  Tensor embed(const Image& image) const;                                      // -> (E)
+  Tensor embed(const Image& image) const;                                      // -> (E), BLIP-2: (V, E)
   Tensor embed(const std::string& text) const;                                 // -> (E)
+  std::size_t vectors_per_image() const noexcept;
 
-  /// logit_scale * image . text (+ logit_bias) of every pair.
+  /// logit_scale * image . text (+ logit_bias) of every pair; BLIP-2: the cosine.
   Tensor logits(Context& ctx, View image_embeddings, View text_embeddings) const;  // (N, E), (M, E) -> (N, M)
 
-  /// How well each text fits the picture: probabilities over the texts (CLIP), or of each by itself (SigLIP).
+  /// Probabilities that picture and text belong together, each by itself, by a look at both at once: slower than logits(), and surer, to sort the
+  /// best finds of a search again. BLIP-2 alone has this; others throw UnsupportedError.
+  std::vector<float> match(Context& ctx, const Image& image, std::span<const std::string> texts) const;
+  std::vector<float> match(const Image& image, std::span<const std::string> texts) const;
+  float match(const Image& image, const std::string& text) const;
+  /// Whether match() is there.
+  bool matches() const noexcept;
+
+  /// How well each text fits the picture: probabilities over the texts (CLIP, BLIP-2), or of each by itself (SigLIP).
   std::vector<float> classify(const Image& image, std::span<const std::string> texts) const;
   /// Zero-shot classification: each label is the mean of its prompts, `{}` in a template standing for the label. CLIP, arXiv:2103.00020, 3.1.4.
   /// Throws ArgumentError: no template, or one without `{}`.
   std::vector<float> classify(const Image& image, std::span<const std::string> labels, std::span<const std::string> templates) const;
+  /// Its two steps, for many pictures: the labels' vectors, and the probabilities of the labels for pictures that are embedded already.
+  Tensor embed_labels(Context& ctx, std::span<const std::string> labels, std::span<const std::string> templates) const;  // N labels -> (N, E)
+  Tensor probabilities(Context& ctx, View image_embeddings, View label_embeddings) const;                               // (M, E), (N, E) -> (M, N)
 
   /// Ids as the reference's processor makes them, N texts padded to one length; `used` as TextTower takes it.
   struct Tokens {
@@ -45,6 +58,8 @@ class DualEncoder {
     std::vector<std::size_t> used;
   };
   Tokens tokenize(std::span<const std::string> texts) const;
+  /// Pictures as the vision tower takes them. Throws ArgumentError: none, or of several sizes after preprocessing.
+  Tensor pixels(Context& ctx, std::span<const Image> images) const;            // N images -> (N, 3, H, W)
 
   Context new_context(CancelToken cancel = {}) const;
   const DualEncoderModel& model() const noexcept;

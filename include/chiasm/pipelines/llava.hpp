@@ -74,6 +74,12 @@ class LlavaFamily final : public Family {
     return prepared;
   }
 
+  PatchGrid patch_grid(const Image& image) const override {
+    const std::size_t side = model_.config().vision.grid();
+    const bool full = model_.config().vision.class_token && model_.config().vision_feature_select_strategy == FeatureStrategy::full;
+    return {side, side, full ? std::size_t{1} : std::size_t{0}, processor_.field_of_view(image)};
+  }
+
   std::string_view default_chat_template() const noexcept override {
     return "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %}ASSISTANT: {% endif %}"
            "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"

@@ -18,6 +18,7 @@
 namespace chiasm::inline CHIASM_ABI {
 
 class Checkpoint;
+struct FlamingoFiles;
 
 struct LoadOptions {
   WeightKind weights = WeightKind::keep;
@@ -38,6 +39,7 @@ struct Reply {
   FinishReason finish_reason = FinishReason::length;
   std::size_t prompt_tokens = 0, reused_tokens = 0;      // of which so many had been read before
   std::size_t prompt_pictures = 0, reused_pictures = 0;  // and encoded before
+  std::vector<PreparedPrompt::Picture> pictures;         // where they stand in the prompt
   double prepare_seconds = 0;  // pictures encoded, prompt embedded
   GenerationTimes times;       // zero for a beam search
 };
@@ -76,6 +78,9 @@ class Pipeline {
   std::string answer(const Image& image, std::string_view question, const GenerateOptions& options = {}, const OnText& on_text = {}) const;
   Prompt caption_prompt(const Image& image) const;
   Prompt answer_prompt(const Image& image, std::string_view question) const;
+  /// A few-shot prompt, for chat(): the demonstrations in order, then the question, or without one the wish for a caption. With a chat template they are
+  /// its turns, and questions stand as they are: the demonstrations show what form answers have. Without one, all is in the family's own form.
+  std::vector<Message> few_shot_prompt(std::span<const Demonstration> shots, const Image& image, std::string_view question = {}) const;
 
   /// The steps of the calls above, for one's own loop. The text of a conversation as the model reads it, with a placeholder for each picture:
   std::string render(std::span<const Message> messages) const;
@@ -113,6 +118,8 @@ class Pipeline {
 Pipeline load(const std::string& folder, LoadOptions options = {});
 /// The same for a checkpoint that is open already, or in memory; `options.weights` and `options.on_progress` are then those it was opened with.
 Pipeline load(const Checkpoint& checkpoint, LoadOptions options = {});
+/// The same for an OpenFlamingo model whose parts lie in several places, see pipelines/flamingo.hpp.
+Pipeline load(const FlamingoFiles& files, LoadOptions options = {});
 
 }  // namespace chiasm
 

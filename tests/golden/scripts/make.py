@@ -14,13 +14,16 @@ from pathlib import Path
 import torch
 import transformers
 
+import blip2
 import dual_encoder
 import edited
+import idefics
 import language_model
 import llava
+import text_to_text
 from reference import COMMITTED, MAJOR
 
-FAMILIES = (dual_encoder, language_model, llava, edited)
+FAMILIES = (blip2, dual_encoder, language_model, llava, edited, idefics, text_to_text)
 
 
 def build(family, case, folder):

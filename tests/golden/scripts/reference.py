@@ -87,7 +87,7 @@ def write_images(folder, specs):
 
 
 def init_weights(model, seed, emb=0.6, gain=1.3, rules=()):
-    """Weights that keep activations near 1, drawn in the order of the sorted names. `rules`: (regex, function(parameter))
+    """Weights that keep activations near 1, drawn in the order of the sorted names. `rules`: (regex, function(parameter, normal values))
     for the parameters that want something else."""
     generator = torch.Generator().manual_seed(seed)
     modules = dict(model.named_modules())
@@ -99,14 +99,14 @@ def init_weights(model, seed, emb=0.6, gain=1.3, rules=()):
         kind = type(module).__name__
         rule = next((make for pattern, make in rules if re.search(pattern, name)), None)
         if rule:
-            value = rule(parameter)
+            value = rule(parameter, x)
         elif "norm" in kind.lower() or (parameter.ndim == 1 and norm_name.search(parent) and leaf in ("weight", "bias")):
             value = 1 + 0.15 * x if leaf == "weight" else 0.1 * x
         elif isinstance(module, nn.Embedding) or kind.endswith("Embedding") and leaf == "weight":
             value = (0.4 if "pos" in name.lower() else emb) * x
         elif leaf == "bias" or leaf.endswith("_bias"):
             value = 0.15 * x
-        elif "lm_head" in name:
+        elif "lm_head" in name or "embed_out" in name:
             value = 3.0 / math.sqrt(parameter.shape[-1]) * x
         elif isinstance(module, (nn.Linear, nn.Conv2d)) or leaf in ("in_proj_weight", "weight"):
             value = gain / math.sqrt(max(1, parameter[0].numel())) * x
@@ -117,7 +117,17 @@ def init_weights(model, seed, emb=0.6, gain=1.3, rules=()):
 
 def constant(value):
     """A rule of init_weights: the whole parameter is `value`."""
-    return lambda parameter: torch.full(parameter.shape, value)
+    return lambda parameter, x: torch.full(parameter.shape, value)
+
+
+def scaled(value):
+    """A rule of init_weights: normal values of this deviation."""
+    return lambda parameter, x: value * x
+
+
+def gained(gain):
+    """A rule of init_weights for matrices: such values that what they multiply grows by `gain`."""
+    return lambda parameter, x: gain / math.sqrt(parameter.shape[1]) * x
 
 
 def round_weights(model, store):
@@ -158,15 +168,19 @@ def write_tokenizer(name, folder, **changes):
 def generate(model, inputs, eos_token_id, **arguments):
     """`eos_token_id=None` never stops: generate() would take None for "as generation_config says", so it is set there."""
     model = copy.deepcopy(model)  # dynamic rope remembers the longest sequence of earlier calls
-    config = model.generation_config
-    config.eos_token_id = eos_token_id
-    if config.pad_token_id is None:
-        config.pad_token_id = 0
+    for part in (model, getattr(model, "language_model", None)):  # BLIP-2 goes by its language model's
+        config = getattr(part, "generation_config", None)
+        if config is None:
+            continue
+        config.eos_token_id = eos_token_id
+        if config.pad_token_id is None:
+            config.pad_token_id = 0
     return model.generate(**inputs, do_sample=False, return_dict_in_generate=True, output_logits=True, output_scores=True, **arguments)
 
 
 def new_tokens(output, inputs):
-    return output.sequences[0].tolist()[inputs["input_ids"].shape[1] :]
+    ids, prompt = output.sequences[0].tolist(), inputs["input_ids"][0].tolist()
+    return ids[len(prompt) :] if ids[: len(prompt)] == prompt else ids[1:]  # an encoder-decoder's begin with its start token
 
 
 def margin(output):

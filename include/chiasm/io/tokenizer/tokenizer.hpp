@@ -41,6 +41,9 @@ class Tokenizer {
   /// what its content is.
   static Tokenizer load(const std::string& folder_or_file);
 
+  /// The same with more special tokens, as transformers' add_special_tokens: one that the vocabulary has keeps its id, others get the next free ones.
+  Tokenizer with_special_tokens(std::span<const std::string> tokens) const;
+
   struct Encoding {
     std::vector<TokenId> ids, type_ids;  // of equal length
   };

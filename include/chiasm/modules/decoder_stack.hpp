@@ -1,0 +1,157 @@
+/// DecoderStack: what the decoders of all families do around their blocks. A batch whose sequences share each pass through the weights,
+/// their caches, the seam before each block, observing, cancelling.
+#pragma once
+
+#include <chiasm/modules/language_model.hpp>
+#include <chiasm/nn/attention.hpp>
+#include <chiasm/nn/embedding.hpp>
+#include <chiasm/nn/linear.hpp>
+#include <chiasm/nn/relative_position_bias.hpp>
+#include <chiasm/nn/rope.hpp>
+
+#include <string_view>
+
+namespace chiasm::inline CHIASM_ABI {
+
+/// A batch on its way through the blocks.
+struct DecoderPass {
+  std::span<const Sequence> batch;
+  std::size_t layer = 0;      // the block that it is in
+  const Rope* rope = nullptr;
+  Tensor cos, sin;            // (T, rotary dimensions / 2), of decoders that turn queries and keys
+  DistanceBias distances;     // of decoders that have biases by distance
+
+  /// The angles of all rows, by their positions. To be called before the first block, as add_positions().
+  void find_angles(Context& ctx, const Rope& by, std::size_t rows) {
+    rope = &by;
+    cos = ctx.empty(Shape{rows, by.pairs()});
+    sin = ctx.empty(cos.shape());
+    std::size_t begin = 0;
+    for (const Sequence& sequence : batch) {
+      by.angles(sequence.cache->length(), sequence.rows, cos.slice(begin, sequence.rows), sin.slice(begin, sequence.rows));
+      begin += sequence.rows;
+    }
+  }
+  void rotate(Context& ctx, MutView x, std::size_t head_dim) const { rope->apply(ctx, x, head_dim, cos, sin); }
+
+  /// The biases of all distances between a row and what it sees.
+  void find_distances(Context& ctx, const RelativePositionBias& by) {
+    std::size_t back = 0, ahead = 0;
+    for (const Sequence& sequence : batch) {
+      back = std::max(back, sequence.cache->length() + sequence.rows);
+      ahead = std::max(ahead, sequence.rows);
+    }
+    distances = by(ctx, back, ahead);
+  }
+
+  /// Adds the learned embedding of its position to each row of x (T, D); row 0 of the table is that of position 0. `key` is what config.json
+  /// calls the table's length. Throws ArgumentError for a sequence that is too long.
+  void add_positions(Context& ctx, View table, std::string_view key, MutView x) const {
+    std::size_t row = 0;
+    for (const Sequence& sequence : batch) {
+      const std::size_t first = sequence.cache->length();
+      if (first + sequence.rows > table.rows())
+        throw ArgumentError("a sequence of " + std::to_string(first + sequence.rows) + " positions, the model has " + std::to_string(table.rows()) + " (" +
+                            std::string(key) + ")");
+      for (std::size_t t = 0; t < sequence.rows; ++t, ++row) ctx.kernels().add(x.row(row), table.row(first + t), x.row(row), x.columns());
+    }
+  }
+
+  /// Each sequence's keys and values go to the end of its cache, and its queries see what is there then.
+  Tensor attend(Context& ctx, View q, View k, View v, Attend attend) const {  // (T, H d), (T, Kv d), (T, Kv dv) -> (T, H dv)
+    attend.name = "self_attn";
+    attend.layer = layer;
+    Tensor mixed = ctx.empty(Shape{q.rows(), attend.heads * attend.v_dim});
+    std::size_t begin = 0;
+    for (const Sequence& sequence : batch) {
+      KvCache::Layer& cache = (*sequence.cache)[layer];
+      attend.offset = attend.first_query = cache.length();
+      const KvView kv = cache.append(ctx, k.slice(begin, sequence.rows), v.slice(begin, sequence.rows));
+      attention(ctx, q.slice(begin, sequence.rows), kv, mixed.slice(begin, sequence.rows), attend);
+      begin += sequence.rows;
+    }
+    return mixed;
+  }
+};
+
+/// What is to be known of a decoder from outside, whatever its family.
+struct DecoderSizes {
+  std::size_t vocab_size = 0;
+  std::size_t embedding_size = 0;  // of the rows that embed() gives and forward() takes and returns
+  std::size_t hidden_size = 0;     // of the rows between blocks, which a BlockHook sees
+  std::size_t num_hidden_layers = 0, num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
+  std::size_t context_length = 0;  // that it was trained for
+};
+
+/// A family brings begin(), block(), end(), embed() and logits().
+class DecoderStack : public LanguageModel {
+ public:
+  using LanguageModel::forward;
+
+  const DecoderSizes& sizes() const noexcept { return sizes_; }
+  std::size_t vocab_size() const noexcept final { return sizes_.vocab_size; }
+  std::size_t hidden_size() const noexcept final { return sizes_.embedding_size; }
+  KvCache new_cache() const final { return KvCache(sizes_.num_hidden_layers, sizes_.num_key_value_heads, sizes_.head_dim, sizes_.head_dim); }
+
+  Tensor forward(Context& ctx, View embeddings, std::span<const Sequence> batch, const BlockHook* before_block) const final {  // (T, E) -> (T, E)
+    if (embeddings.columns() != sizes_.embedding_size) throw ShapeError("Decoder", embeddings.shape().to_string());
+    auto lengths = ctx.empty<std::size_t>(Shape{batch.size()});  // of the caches before this pass
+    std::size_t rows = 0;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      const Sequence& sequence = batch[i];
+      if (sequence.rows > embeddings.rows() - rows) throw ShapeError("Decoder", "a batch of more rows than " + embeddings.shape().to_string());
+      if (sequence.cache == nullptr || sequence.cache->layers() != sizes_.num_hidden_layers)
+        throw ShapeError("Decoder", "a cache of " + std::to_string(sequence.cache == nullptr ? 0 : sequence.cache->layers()) + " layers for " +
+                                        std::to_string(sizes_.num_hidden_layers));
+      lengths.data()[i] = sequence.cache->length();
+      rows += sequence.rows;
+    }
+    if (rows != embeddings.rows()) throw ShapeError("Decoder", std::to_string(rows) + " rows in the batch of " + embeddings.shape().to_string());
+    try {
+      return blocks(ctx, embeddings, DecoderPass{batch, 0, nullptr, {}, {}, {}}, before_block);
+    } catch (...) {  // some layers have grown and some have not: a cache must not be left so
+      for (std::size_t i = 0; i < batch.size(); ++i) batch[i].cache->truncate(lengths.data()[i]);
+      throw;
+    }
+  }
+
+ protected:
+  explicit DecoderStack(const DecoderSizes& sizes) : sizes_(sizes) {}
+
+  /// The input of the first block, and what of `pass` the blocks need.
+  virtual Tensor begin(Context& ctx, View embeddings, DecoderPass& pass) const = 0;  // (T, E) -> (T, D)
+  virtual Tensor block(Context& ctx, View x, const DecoderPass& pass) const = 0;     // (T, D) -> (T, D)
+  virtual Tensor end(Context& ctx, Tensor x) const = 0;                              // (T, D) -> (T, E)
+
+  static Tensor copy(Context& ctx, View x) {
+    Tensor y = ctx.empty(x.shape());
+    for (std::size_t t = 0; t < x.rows(); ++t) std::memcpy(y.row(t), x.row(t), x.columns() * sizeof(float));
+    return y;
+  }
+
+  /// The output projection. As the reference: a head that is in the file counts, even one that differs under tie_word_embeddings; some files
+  /// that are not tied by their configuration leave it out.
+  Linear head(const Weights& w, std::string_view name, const Embedding& embeddings) const {
+    return w.contains(name) ? Linear(w / name, sizes_.embedding_size, sizes_.vocab_size, false) : Linear(embeddings.weight(), Tensor());
+  }
+
+ private:
+  Tensor blocks(Context& ctx, View embeddings, DecoderPass pass, const BlockHook* before_block) const {
+    Tensor x = begin(ctx, embeddings, pass);
+    for (; pass.layer < sizes_.num_hidden_layers; ++pass.layer) {
+      ctx.check_cancelled();
+      if (before_block != nullptr) (*before_block)(pass.layer, x);
+      ctx.observe("hidden", pass.layer, x);
+      x = block(ctx, x, pass);
+      ctx.observe("layer", pass.layer, x);
+      if (x.rows() > pass.batch.size()) ctx.progress("prefill", pass.layer + 1, sizes_.num_hidden_layers);
+    }
+    x = end(ctx, std::move(x));
+    ctx.observe("hidden", sizes_.num_hidden_layers, x);
+    return x;
+  }
+
+  DecoderSizes sizes_;
+};
+
+}  // namespace chiasm
