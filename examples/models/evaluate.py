@@ -3,6 +3,7 @@
     python evaluate.py shapes-llava ../data/shapes [--pictures 2000] [--plain]
     python evaluate.py shapes-llava ../data/easy-vqa
     python evaluate.py shapes-blip2 ../data/shapes
+    python evaluate.py shapes-flamingo ../data/shapes
     python evaluate.py shapes-clip ../data/shapes [--pictures 500]
 
 Questions are asked in the first turn, with LLaVA-1.5's suffix for short answers (--plain: without it), and answered
@@ -31,12 +32,15 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel
 
+import evaluate_shots
 import world
 
 
 @torch.inference_mode()
 def replies(model, processor, asked, max_new_tokens, batch=128):
     """The greedy reply to every (picture, question). Batches have prompts of one length, so that nothing is padded."""
+    if model.config.model_type == "idefics":                   # whose processor puts prompts together from their parts
+        return evaluate_shots.replies(model, processor, [[(picture, question, None)] for picture, question in asked], max_new_tokens, batch)
     # Blip2Processor does not read chat_template.jinja, but its tokenizer does.
     template = (processor if getattr(processor, "chat_template", None) else processor.tokenizer).apply_chat_template
     chat = lambda question: [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]

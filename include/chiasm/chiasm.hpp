@@ -105,4 +105,5 @@
 #include <chiasm/pipelines/prompt.hpp>
 #include <chiasm/pipelines/text.hpp>
 #include <chiasm/pipelines/text_to_text.hpp>
+#include <chiasm/pipelines/tower_processor.hpp>
 #include <chiasm/pipelines/vector_index.hpp>

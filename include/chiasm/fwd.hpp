@@ -155,6 +155,7 @@ struct GenerateOptions;
 struct Reply;
 class Generation;
 class Family;
+class TowerProcessor;
 class FeatureCache;
 struct Prefix;
 class PrefixCache;

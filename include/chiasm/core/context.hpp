@@ -28,6 +28,7 @@ struct AttentionWeights {
   std::string_view name;                     // "self_attn", "xattn", "resampler", "qformer.cross_attention", ...
   std::size_t layer = 0;
   View weights;                              // (heads, queries, keys), the probabilities of each query's keys
+  View value_norms;                          // (heads, keys), how long the values are that they weigh: what a query gets of a key is at most the product
   std::size_t first_query = 0, first_key = 0;  // where these lie among all the module has: positions of a decoder, rows of a pass, latents of all pictures
 };
 

@@ -5,6 +5,7 @@
 #include <chiasm/nn/attention.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <string>
@@ -59,7 +60,13 @@ CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, 
                                       std::to_string(a.v_dim));
   if (!a.name.empty() && ctx.attention_observed()) {
     const Tensor weights = attention_weights(ctx, q, kv, a);
-    ctx.observe_attention({a.name, a.layer, weights, a.first_query, a.first_key});
+    Tensor norms = ctx.empty(Shape{a.heads, kv.length});
+    for (std::size_t head = 0; head < a.heads; ++head)
+      for (std::size_t j = 0; j < kv.length; ++j) {
+        const float* const value = kv.values + head / (a.heads / a.kv_heads) * kv.value_head_stride + j * kv.value_stride;
+        norms.row(head)[j] = std::sqrt(ctx.kernels().dot(value, value, a.v_dim));
+      }
+    ctx.observe_attention({a.name, a.layer, weights, norms, a.first_query, a.first_key});
   }
   if (queries == 0 || a.heads == 0 || a.v_dim == 0) return;
 

@@ -14,14 +14,24 @@ namespace detail {
 /// Rows of numbers, of any length each.
 using Rows = std::vector<std::vector<float>>;
 
-/// The mean over the heads.
-inline Rows mean_of_heads(View weights) {  // (H, T, S) -> T rows of S
-  const std::size_t heads = weights.shape()[0], queries = weights.shape()[1];
-  Rows mean(queries, std::vector<float>(weights.columns()));
-  for (std::size_t h = 0; h < heads; ++h)
-    for (std::size_t t = 0; t < queries; ++t)
-      for (std::size_t s = 0; s < weights.columns(); ++s) mean[t][s] += weights.row(h * queries + t)[s] / static_cast<float>(heads);
-  return mean;
+/// What a query takes from its keys over all heads, in shares: probability times length of the value, without which keys that heads look at when
+/// they have nothing to look at would count most. Kobayashi et al., arXiv:2004.10102.
+inline Rows taken(const AttentionWeights& attention) {  // T rows of S
+  const View weights = attention.weights;
+  const std::size_t heads = weights.shape()[0], queries = weights.shape()[1], keys = weights.columns();
+  Rows taken(queries, std::vector<float>(keys));
+  for (std::size_t t = 0; t < queries; ++t) {
+    float sum = 0;
+    for (std::size_t h = 0; h < heads; ++h)
+      for (std::size_t s = 0; s < keys; ++s) {
+        const float part = weights.row(h * queries + t)[s] * (attention.value_norms.empty() ? 1.0f : attention.value_norms.row(h)[s]);
+        taken[t][s] += part;
+        sum += part;
+      }
+    if (sum > 0)
+      for (float& part : taken[t]) part /= sum;
+  }
+  return taken;
 }
 
 /// One step of the rollout: what a row keeps, by the residual, and what it takes from the rows that it looks at, from `first` on, half each.
@@ -93,7 +103,7 @@ CHIASM_INLINE AttentionRollout& AttentionRollout::operator=(AttentionRollout&&) 
 CHIASM_INLINE void AttentionRollout::watch(const AttentionWeights& attention) {
   // A family that runs a part of its language model while it prepares a prompt says so in the name.
   const std::string_view name = attention.name.starts_with("lm.") ? attention.name.substr(3) : attention.name;
-  record_->layer(name, attention.layer).calls.push_back({detail::mean_of_heads(attention.weights), attention.first_query, attention.first_key});
+  record_->layer(name, attention.layer).calls.push_back({detail::taken(attention), attention.first_query, attention.first_key});
 }
 
 CHIASM_INLINE std::vector<std::vector<float>> AttentionRollout::heat(std::span<const PreparedPrompt::Picture> pictures, std::size_t begin, std::size_t end) const {
@@ -208,7 +218,20 @@ CHIASM_INLINE Explained explain(const Pipeline& vlm, const Prompt& prompt, const
   if (reply.times.prefill_tokens == 0) return explained;  // cancelled before there was anything
   // A token was chosen by what stood before it; the end of the answer is not part of it.
   const std::size_t begin = reply.times.prefill_tokens - 1, tokens = reply.ids.size() - (reply.finish_reason == FinishReason::eos ? 1 : 0);
-  const std::vector<std::vector<float>> heat = rollout.heat(reply.pictures, begin, begin + std::max<std::size_t>(tokens, 1));
+  const std::size_t end = begin + std::max<std::size_t>(tokens, 1);
+  std::vector<std::vector<float>> heat = rollout.heat(reply.pictures, begin, end);
+  // Some patches, and queries, are looked at by all text, whatever it says: what counts is what the answer took beyond the question's tokens.
+  std::size_t words = 0;
+  for (const PreparedPrompt::Picture& picture : reply.pictures) words = std::max(words, picture.begin + picture.rows);
+  if (words < begin) {
+    const std::vector<std::vector<float>> usual = rollout.heat(reply.pictures, words, begin);
+    const float share = static_cast<float>(end - begin) / static_cast<float>(begin - words);
+    for (std::size_t n = 0; n < heat.size(); ++n) {
+      std::vector<float> beyond = heat[n];
+      for (std::size_t i = 0; i < beyond.size(); ++i) beyond[i] = std::max(0.0f, beyond[i] - share * usual[n][i]);
+      if (std::any_of(beyond.begin(), beyond.end(), [](float value) { return value > 0; })) heat[n] = std::move(beyond);
+    }
+  }
   for (std::size_t n = 0; n < grids.size() && n < heat.size(); ++n) {
     HeatMap map{grids[n].rows, grids[n].columns, std::vector<float>(grids[n].rows * grids[n].columns), grids[n].field};
     // A picture of several frames has the states of one after the other.

@@ -3,10 +3,10 @@
 
 #include <chiasm/io/chat_template.hpp>
 #include <chiasm/io/checkpoint.hpp>
-#include <chiasm/io/image_processor.hpp>
 #include <chiasm/models/blip2.hpp>
 #include <chiasm/nn/concat.hpp>
 #include <chiasm/pipelines/family.hpp>
+#include <chiasm/pipelines/tower_processor.hpp>
 
 #include <optional>
 #include <utility>
@@ -18,8 +18,7 @@ class Blip2Family final : public Family {
   Blip2Family(const Checkpoint& checkpoint, Tokenizer tokenizer)
       : model_(checkpoint.weights(), checkpoint.config()),
         tokenizer_(std::move(tokenizer)),
-        processor_(ImageProcessor::from_json(checkpoint.image_processor_config(), "BlipImageProcessor")) {
-    processor_file_ = checkpoint.image_processor_config().file();
+        processor_(checkpoint, "BlipImageProcessor", model_.config().vision.image_size) {
     chats_ = ChatTemplate::find(checkpoint).has_value();
     if (model_.config().instruct) qformer_tokenizer_ = Tokenizer::load(checkpoint.subfolder("qformer_tokenizer"));
     // Older files have no token for pictures: the placeholder is then a mark in the text, which the tokenizer never sees.
@@ -33,18 +32,11 @@ class Blip2Family final : public Family {
   const LanguageModel& language_model() const noexcept override { return model_.language_model(); }
   std::string_view image_placeholder() const noexcept override { return placeholder_; }
   const Blip2& model() const noexcept { return model_; }
-  const ImageProcessor& processor() const noexcept { return processor_; }
+  const ImageProcessor& processor() const noexcept { return processor_.processor(); }
 
   /// What the vision tower sees in a picture.
   Tensor see(Context& ctx, const Image& image) const {  // -> (1, T, Dv)
-    const ImageInputs inputs = processor_(image);
-    ctx.observe("pixel_values", inputs.pixel_values);
-    const Shape& shape = inputs.pixel_values.shape();
-    const std::size_t side = model_.config().vision.image_size;
-    if (shape[2] != side || shape[3] != side)
-      throw ConfigError(processor_file_, "", "makes pictures of " + std::to_string(shape[3]) + " x " + std::to_string(shape[2]) +
-                                                 " pixels for a vision tower of " + std::to_string(side) + " x " + std::to_string(side));
-    return model_.see(ctx, inputs.pixel_values);
+    return model_.see(ctx, processor_(ctx, image).pixel_values);
   }
 
   /// A prompt's text as InstructBLIP's queries read it; what is too long loses its end. Empty for BLIP-2.
@@ -98,7 +90,7 @@ class Blip2Family final : public Family {
 
   PatchGrid patch_grid(const Image& image) const override {
     const std::size_t side = model_.config().vision.grid();
-    return {side, side, 1, processor_.field_of_view(image)};
+    return {side, side, 1, processor().field_of_view(image)};
   }
 
   // The requests of the papers' own evaluation. None of their models chats: one that does has been taught as LLaVA is.
@@ -143,8 +135,8 @@ class Blip2Family final : public Family {
   Blip2 model_;
   Tokenizer tokenizer_;
   std::optional<Tokenizer> qformer_tokenizer_;
-  ImageProcessor processor_;
-  std::string processor_file_, placeholder_;
+  TowerProcessor processor_;
+  std::string placeholder_;
   TokenId decoder_start_ = 0;
   bool chats_ = false;
 };

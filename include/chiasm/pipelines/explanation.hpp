@@ -1,5 +1,6 @@
 /// Where in its pictures an answer came from: attention followed from the answer's tokens back to the patches, through the layers of the language
-/// model and of what connects it with the vision tower. Attention rollout, Abnar & Zuidema, arXiv:2005.00928.
+/// model and of what connects it with the vision tower. Attention rollout, Abnar & Zuidema, arXiv:2005.00928, with attention weighed by the values'
+/// lengths, Kobayashi et al., arXiv:2004.10102.
 #pragma once
 
 #include <chiasm/pipelines/pipeline.hpp>
@@ -52,7 +53,8 @@ struct Explained {
   std::vector<HeatMap> pictures;
 };
 
-/// Pipeline::generate(), watched: slower, and nothing comes from a cache. Throws what generate() throws, ArgumentError (beam search),
+/// Pipeline::generate(), watched: slower, and nothing comes from a cache. A map shows what the answer's tokens took from a picture beyond what the tokens
+/// behind the pictures take in the mean. Of LLaVA-NeXT's views, it is the one of the whole picture. Throws what generate() throws, ArgumentError (beam search),
 /// UnsupportedError (a family whose pictures are not grids of patches).
 Explained explain(const Pipeline& vlm, const Prompt& prompt, const GenerateOptions& options = {}, const OnText& on_text = {}, CancelToken cancel = {});
 

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <chiasm/io/checkpoint.hpp>
-#include <chiasm/io/image_processor.hpp>
 #include <chiasm/models/idefics.hpp>
 #include <chiasm/pipelines/family.hpp>
+#include <chiasm/pipelines/tower_processor.hpp>
 
 #include <string>
 
@@ -15,11 +15,10 @@ class IdeficsFamily final : public Family {
   IdeficsFamily(const Checkpoint& checkpoint, Tokenizer tokenizer)
       : model_(checkpoint.weights(), checkpoint.config()),
         tokenizer_(std::move(tokenizer)),
-        processor_(ImageProcessor::from_json(checkpoint.image_processor_config(), "IdeficsImageProcessor")),
+        processor_(checkpoint, "IdeficsImageProcessor", model_.config().vision.image_size),
         image_(needed(checkpoint, "<image>")),
         fake_(needed(checkpoint, "<fake_token_around_image>")),
         end_of_utterance_(known("<end_of_utterance>")) {
-    processor_file_ = checkpoint.image_processor_config().file();
     if (tokenizer_.bos()) bos_ = tokenizer_.token(*tokenizer_.bos());
   }
 
@@ -27,18 +26,11 @@ class IdeficsFamily final : public Family {
   const LanguageModel& language_model() const noexcept override { return model_.language_model(); }
   std::string_view image_placeholder() const noexcept override { return image_.text; }
   const Idefics& model() const noexcept { return model_; }
-  const ImageProcessor& processor() const noexcept { return processor_; }
+  const ImageProcessor& processor() const noexcept { return processor_.processor(); }
 
   /// What text sees of one picture.
   Tensor encode(Context& ctx, const Image& image) const {  // -> (1, L, Dv)
-    const ImageInputs inputs = processor_(image);
-    ctx.observe("pixel_values", inputs.pixel_values);
-    const Shape& shape = inputs.pixel_values.shape();
-    const std::size_t side = model_.config().vision.image_size;
-    if (shape[2] != side || shape[3] != side)
-      throw ConfigError(processor_file_, "", "makes pictures of " + std::to_string(shape[3]) + " x " + std::to_string(shape[2]) +
-                                                 " pixels for a vision tower of " + std::to_string(side) + " x " + std::to_string(side));
-    return model_.image_features(ctx, inputs.pixel_values);
+    return model_.image_features(ctx, processor_(ctx, image).pixel_values);
   }
 
   /// Blanks at the ends of texts go, and where one text follows another, an instructed model reads that an utterance has ended: as the reference's
@@ -88,7 +80,7 @@ class IdeficsFamily final : public Family {
 
   PatchGrid patch_grid(const Image& image) const override {
     const std::size_t side = model_.config().vision.grid();
-    return {side, side, 1, processor_.field_of_view(image)};
+    return {side, side, 1, processor().field_of_view(image)};
   }
 
   /// Instructed models have a token that ends an utterance.
@@ -153,9 +145,9 @@ class IdeficsFamily final : public Family {
 
   Idefics model_;
   Tokenizer tokenizer_;
-  ImageProcessor processor_;
+  TowerProcessor processor_;
   Token image_, fake_, end_of_utterance_;
-  std::string processor_file_, bos_;
+  std::string bos_;
 };
 
 }  // namespace chiasm

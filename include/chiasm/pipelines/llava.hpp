@@ -2,9 +2,9 @@
 #pragma once
 
 #include <chiasm/io/checkpoint.hpp>
-#include <chiasm/io/image_processor.hpp>
 #include <chiasm/models/llava.hpp>
 #include <chiasm/pipelines/family.hpp>
+#include <chiasm/pipelines/tower_processor.hpp>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -13,8 +13,7 @@ class LlavaFamily final : public Family {
   LlavaFamily(const Checkpoint& checkpoint, Tokenizer tokenizer)
       : model_(checkpoint.weights(), checkpoint.config()),
         tokenizer_(std::move(tokenizer)),
-        processor_(ImageProcessor::from_json(checkpoint.image_processor_config(), model_.config().anyres ? "LlavaNextImageProcessor" : "LlavaImageProcessor")) {
-    processor_file_ = checkpoint.image_processor_config().file();
+        processor_(checkpoint, model_.config().anyres ? "LlavaNextImageProcessor" : "LlavaImageProcessor", model_.config().vision.image_size) {
     placeholder_ = tokenizer_.token(model_.config().image_token_index);
     if (placeholder_.empty())
       checkpoint.config().fail("image token " + std::to_string(model_.config().image_token_index) + " is not in the tokenizer (" +
@@ -25,17 +24,11 @@ class LlavaFamily final : public Family {
   const LanguageModel& language_model() const noexcept override { return model_.language_model(); }
   std::string_view image_placeholder() const noexcept override { return placeholder_; }
   const Llava& model() const noexcept { return model_; }
-  const ImageProcessor& processor() const noexcept { return processor_; }
+  const ImageProcessor& processor() const noexcept { return processor_.processor(); }
 
   /// The rows that stand for one picture.
   Tensor encode(Context& ctx, const Image& image) const {  // -> (n, D)
-    const ImageInputs inputs = processor_(image);
-    ctx.observe("pixel_values", inputs.pixel_values);
-    const Shape& shape = inputs.pixel_values.shape();
-    const std::size_t side = model_.config().vision.image_size;
-    if (shape[2] != side || shape[3] != side)
-      throw ConfigError(processor_file_, "", "makes pictures of " + std::to_string(shape[3]) + " x " + std::to_string(shape[2]) +
-                                                 " pixels for a vision tower of " + std::to_string(side) + " x " + std::to_string(side));
+    const ImageInputs inputs = processor_(ctx, image);
     const auto extent = [](int value) { return static_cast<std::size_t>(value); };
     const ImageTiling tiling{extent(inputs.original_height), extent(inputs.original_width), extent(inputs.grid_rows), extent(inputs.grid_columns)};
     return model_.image_features(ctx, inputs.pixel_values, tiling);  // of (views, 3, H, W)
@@ -77,7 +70,7 @@ class LlavaFamily final : public Family {
   PatchGrid patch_grid(const Image& image) const override {
     const std::size_t side = model_.config().vision.grid();
     const bool full = model_.config().vision.class_token && model_.config().vision_feature_select_strategy == FeatureStrategy::full;
-    return {side, side, full ? std::size_t{1} : std::size_t{0}, processor_.field_of_view(image)};
+    return {side, side, full ? std::size_t{1} : std::size_t{0}, processor().field_of_view(image)};
   }
 
   std::string_view default_chat_template() const noexcept override {
@@ -95,8 +88,8 @@ class LlavaFamily final : public Family {
  private:
   Llava model_;
   Tokenizer tokenizer_;
-  ImageProcessor processor_;
-  std::string processor_file_, placeholder_;
+  TowerProcessor processor_;
+  std::string placeholder_;
 };
 
 }  // namespace chiasm
