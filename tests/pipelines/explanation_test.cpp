@@ -25,7 +25,7 @@ struct Watched {
 
 AttentionRollout watch(const std::vector<Watched>& calls) {
   AttentionRollout rollout;
-  for (const Watched& call : calls) rollout.watch({call.name, call.layer, View(call.weights.data(), call.shape), call.first_query, call.first_key});
+  for (const Watched& call : calls) rollout.watch({call.name, call.layer, View(call.weights.data(), call.shape), View(), call.first_query, call.first_key});
   return rollout;
 }
 
@@ -166,4 +166,14 @@ TEST_CASE("what cannot be explained says so") {
   cancel.cancel();
   CHECK_THROWS_AS(explain(vlm, {image, "What colour is the circle?"}, {}, {}, cancel), Cancelled);
   CHECK(explain(vlm, "Hello").pictures.empty());
+}
+
+TEST_CASE("rollout: what is looked at and says nothing does not count") {
+  const std::vector<float> weights = {1, 0, 0, 0, 1, 0, 0.75f, 0.25f, 0}, norms = {0, 2, 2};  // the first key's value is nothing
+  AttentionRollout rollout;
+  rollout.watch({"self_attn", 0, View(weights.data(), Shape{1, 3, 3}), View(norms.data(), Shape{1, 3}), 0, 0});
+  PreparedPrompt::Picture picture;
+  picture.rows = 2;
+  const PreparedPrompt::Picture pictures[] = {picture};
+  check(rollout.heat(pictures, 2, 3)[0], {0, 0.5});
 }
