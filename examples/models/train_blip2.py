@@ -34,10 +34,11 @@ SIDE = batches.IMAGE_SIZE // batches.PATCH_SIZE
 # The first queries say what shapes-llava's prompt says before the picture, "<s> USER: "; then one query per patch.
 OPENING, QUERIES = 4, 4 + batches.IMAGE_TOKENS
 HEADS = 5
+KEPT = 0, 2, 3, 5                    # the blocks of shapes-llava's tower that this one begins with
 
 
 def build(llava) -> Blip2ForConditionalGeneration:
-    vision = dict(hidden_size=160, intermediate_size=480, num_hidden_layers=6, num_attention_heads=HEADS, hidden_act="gelu",
+    vision = dict(hidden_size=160, intermediate_size=480, num_hidden_layers=len(KEPT), num_attention_heads=HEADS, hidden_act="gelu",
                   image_size=batches.IMAGE_SIZE, patch_size=batches.PATCH_SIZE, initializer_range=0.02)
     qformer = dict(vocab_size=llava.config.text_config.vocab_size, hidden_size=160, intermediate_size=320, num_hidden_layers=2,
                    num_attention_heads=HEADS, cross_attention_frequency=2, encoder_hidden_size=160, max_position_embeddings=512)
@@ -64,7 +65,7 @@ def begin_with(tower, clip, pixels):
     embeddings.patch_embedding.weight.copy_(kernel * norm.weight[:, None, None, None] * scale)
     embeddings.patch_embedding.bias.zero_()
     embeddings.position_embedding.copy_(torch.cat([opening[None], places[1:] * norm.weight * scale + norm.bias])[None])
-    for ours, theirs in zip(tower.encoder.layers, clip.encoder.layers):
+    for ours, theirs in zip(tower.encoder.layers, (clip.encoder.layers[i] for i in KEPT)):
         a, b = ours.self_attn, theirs.self_attn
         a.qkv.weight.copy_(torch.cat([b.q_proj.weight, b.k_proj.weight, b.v_proj.weight]))
         a.qkv.bias.copy_(torch.cat([b.q_proj.bias, torch.zeros_like(b.k_proj.bias), b.v_proj.bias]))
@@ -100,8 +101,9 @@ def look(tower, pixels):
 
 
 def taught(clip, pixels):
-    """The patches after each block of shapes-llava's tower."""
-    return [x[:, 1:] for x in blocks(clip.encoder.layers, clip.pre_layrnorm(clip.embeddings(pixels)), HEADS)]
+    """The patches after the blocks of shapes-llava's tower that are kept."""
+    states = list(blocks(clip.encoder.layers, clip.pre_layrnorm(clip.embeddings(pixels)), HEADS))
+    return [states[i][:, 1:] for i in KEPT]
 
 
 class Reader(torch.nn.Module):
