@@ -663,6 +663,11 @@ class CheckpointReport {
       summary.emplace_back("connector", std::to_string(model.perceiver().config().latents) + " latents a picture, seen before layer " +
                                             std::to_string(model.gated_layers().first) + " and each " + std::to_string(model.gated_layers().interval) + " layers on");
       describe(model.language_model().inner());
+      count_parameters(chiasm::OpenFlamingo::normalise(trained, base, config_).merged(vision.weights.renamed([](std::string_view name) {
+        return "vision_encoder." + std::string(name);
+      })));
+      facts["tokenizer"] = {{"size", parts->tokenizer.size()}};
+      summary.emplace_back("tokenizer", std::to_string(parts->tokenizer.size()) + " tokens");
     });
     report(wrong);
     count_weights();
