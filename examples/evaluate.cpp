@@ -5,20 +5,18 @@
 /// A reply is right if it equals the answer, both without white space around, in lower case and without a final full stop. A caption names
 /// an object by the words "a SIZE COLOUR SHAPE at the SIDE"; it is right if its objects are the picture's, none missing, none invented.
 #include "options.hpp"
+#include "parallel.hpp"
 
 #include <chiasm/io/image_file.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <cctype>
-#include <exception>
 #include <fstream>
 #include <iomanip>
 #include <limits>
 #include <map>
 #include <mutex>
 #include <sstream>
-#include <thread>
 
 namespace {
 
@@ -120,65 +118,44 @@ int main(int count, char** arguments) {
     std::map<std::string, Score> kinds;
     Score named, with_size, identical;
     std::mutex mutex;
-    std::atomic<std::size_t> next{0}, done{0};
-    examples::Progress progress("evaluate");
-    std::exception_ptr failure;
-
-    // Pictures are independent: a thread each serves better than all threads on one small picture.
-    const auto work = [&] {
-      try {
-        chiasm::Context ctx(std::make_shared<chiasm::ThreadPool>(1), {.isa = options.isa, .compute = vlm.new_context().compute()});
-        for (std::size_t i; (i = next++) < pictures.size();) {
-          const Picture& picture = pictures[i];
-          const chiasm::Image image = chiasm::load_image(data + "/images/" + std::to_string(picture.id) + ".png");
-          std::vector<chiasm::PreparedPrompt> prepared;
-          std::vector<chiasm::GenerationPrompt> prompts;
-          for (const Question& question : picture.questions) {
-            const chiasm::Message asked{"user", long_form ? chiasm::Prompt{image, question.text} : vlm.answer_prompt(image, question.text)};
-            prepared.push_back(vlm.prepare(ctx, std::span(&asked, 1)));
-          }
-          for (const chiasm::PreparedPrompt& one : prepared) prompts.push_back({one.embeddings, one.ids});
-          chiasm::GenerateOptions short_answer = vlm.generation_config();
-          short_answer.max_new_tokens = 8;
-          // All questions about a picture at once; where a model is bound to one prompt, one by one.
-          std::vector<chiasm::GeneratedSequence> answers;
-          if (prepared.empty() || prepared[0].model == nullptr) answers = chiasm::generate_batch(ctx, vlm.language_model(), prompts, short_answer);
-          else
-            for (std::size_t q = 0; q < prepared.size(); ++q)
-              answers.push_back(chiasm::generate_batch(ctx, *prepared[q].model, std::span(&prompts[q], 1), short_answer).at(0));
-          std::string caption;
-          if (!picture.caption.is_null()) caption = vlm.generate(ctx, vlm.caption_prompt(image), {.max_new_tokens = 128}).text;
-
-          const std::lock_guard lock(mutex);
-          for (std::size_t q = 0; q < answers.size(); ++q)
-            kinds[picture.questions[q].kind](plain(vlm.tokenizer().decode(answers[q].ids, true)) == plain(picture.questions[q].answer));
-          if (!picture.caption.is_null()) {
-            auto found = named_objects(caption), truth = true_objects(picture.caption);
-            with_size(found == truth);
-            const auto drop_size = [](auto& objects) {
-              for (auto& object : objects)
-                if (!object.empty()) object.erase(object.begin());
-              std::sort(objects.begin(), objects.end());
-            };
-            drop_size(found);
-            drop_size(truth);
-            named(found == truth);
-            identical(plain(caption) == plain(picture.caption.at("caption")));
-          }
-          progress("", ++done, pictures.size());
-        }
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!failure) failure = std::current_exception();
-        next = pictures.size();
+    examples::in_parallel(vlm, options, "evaluate", pictures.size(), [&](chiasm::Context& ctx, std::size_t i) {
+      const Picture& picture = pictures[i];
+      const chiasm::Image image = chiasm::load_image(data + "/images/" + std::to_string(picture.id) + ".png");
+      std::vector<chiasm::PreparedPrompt> prepared;
+      std::vector<chiasm::GenerationPrompt> prompts;
+      for (const Question& question : picture.questions) {
+        const chiasm::Message asked{"user", long_form ? chiasm::Prompt{image, question.text} : vlm.answer_prompt(image, question.text)};
+        prepared.push_back(vlm.prepare(ctx, std::span(&asked, 1)));
       }
-    };
-    std::vector<std::jthread> threads;
-    for (std::size_t t = 1; t < vlm.new_context().threads(); ++t) threads.emplace_back(work);
-    work();
-    threads.clear();
-    progress.clear();
-    if (failure) std::rethrow_exception(failure);
+      for (const chiasm::PreparedPrompt& one : prepared) prompts.push_back({one.embeddings, one.ids});
+      chiasm::GenerateOptions short_answer = vlm.generation_config();
+      short_answer.max_new_tokens = 8;
+      // All questions about a picture at once; where a model is bound to one prompt, one by one.
+      std::vector<chiasm::GeneratedSequence> answers;
+      if (prepared.empty() || prepared[0].model == nullptr) answers = chiasm::generate_batch(ctx, vlm.language_model(), prompts, short_answer);
+      else
+        for (std::size_t q = 0; q < prepared.size(); ++q)
+          answers.push_back(chiasm::generate_batch(ctx, *prepared[q].model, std::span(&prompts[q], 1), short_answer).at(0));
+      std::string caption;
+      if (!picture.caption.is_null()) caption = vlm.generate(ctx, vlm.caption_prompt(image), {.max_new_tokens = 128}).text;
+
+      const std::lock_guard lock(mutex);
+      for (std::size_t q = 0; q < answers.size(); ++q)
+        kinds[picture.questions[q].kind](plain(vlm.tokenizer().decode(answers[q].ids, true)) == plain(picture.questions[q].answer));
+      if (!picture.caption.is_null()) {
+        auto found = named_objects(caption), truth = true_objects(picture.caption);
+        with_size(found == truth);
+        const auto drop_size = [](auto& objects) {
+          for (auto& object : objects)
+            if (!object.empty()) object.erase(object.begin());
+          std::sort(objects.begin(), objects.end());
+        };
+        drop_size(found);
+        drop_size(truth);
+        named(found == truth);
+        identical(plain(caption) == plain(picture.caption.at("caption")));
+      }
+    });
 
     // Relational kinds are those of Sort-of-CLEVR, arXiv:1706.01427: they ask how objects lie to each other.
     const std::vector<std::string> relational = {"closest", "farthest", "same", "beside", "above", "larger"};

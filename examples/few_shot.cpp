@@ -5,18 +5,16 @@
 /// pictures and captions, cat.jpg and cat.txt. A line of a test set may bring its own examples, "shots": [{"image", "question", "answer"}, ...]; of those the
 /// first ones are shown.
 #include "options.hpp"
+#include "parallel.hpp"
 
 #include <chiasm/io/image_file.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cctype>
-#include <exception>
 #include <filesystem>
 #include <iomanip>
 #include <map>
-#include <mutex>
-#include <thread>
 
 namespace {
 
@@ -116,41 +114,19 @@ int evaluate(const chiasm::Pipeline& vlm, const examples::Options& options, cons
     tests.push_back(std::move(test));
   }
   std::vector<std::atomic<std::size_t>> right(counts.size());
-  std::atomic<std::size_t> next{0}, done{0};
-  std::mutex mutex;
-  std::exception_ptr failure;
-  examples::Progress progress("few_shot");
-  // Questions are independent: a thread each serves better than all threads on one of them.
-  const auto work = [&] {
-    try {
-      chiasm::Context ctx(std::make_shared<chiasm::ThreadPool>(1), {.isa = options.isa, .compute = vlm.new_context().compute()});
-      chiasm::GenerateOptions generation = one_line(options.generation());
-      if (!generation.max_new_tokens) generation.max_new_tokens = 16;
-      for (std::size_t i; (i = next++) < tests.size();) {
-        const Test& test = tests[i];
-        const chiasm::Image image = chiasm::load_image(test.query.image);
-        const std::size_t deepest = *std::max_element(counts.begin(), counts.end());
-        const std::vector<chiasm::DemonstrationFile> ranked = pool != nullptr ? pool->ranked(test.query.image, deepest) : test.shots;
-        for (std::size_t c = 0; c < counts.size(); ++c) {
-          const std::vector<chiasm::DemonstrationFile> chosen = first(ranked, counts[c], pool != nullptr && pool->nearest_last());
-          const chiasm::Reply reply = vlm.chat(ctx, vlm.few_shot_prompt(open(chosen, text_only), image, test.query.question), generation);
-          right[c] += plain(reply.text) == plain(test.query.answer);
-        }
-        const std::lock_guard lock(mutex);
-        progress("", ++done, tests.size());
-      }
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      if (!failure) failure = std::current_exception();
-      next = tests.size();
+  chiasm::GenerateOptions generation = one_line(options.generation());
+  if (!generation.max_new_tokens) generation.max_new_tokens = 16;
+  examples::in_parallel(vlm, options, "few_shot", tests.size(), [&](chiasm::Context& ctx, std::size_t i) {
+    const Test& test = tests[i];
+    const chiasm::Image image = chiasm::load_image(test.query.image);
+    const std::size_t deepest = *std::max_element(counts.begin(), counts.end());
+    const std::vector<chiasm::DemonstrationFile> ranked = pool != nullptr ? pool->ranked(test.query.image, deepest) : test.shots;
+    for (std::size_t c = 0; c < counts.size(); ++c) {
+      const std::vector<chiasm::DemonstrationFile> chosen = first(ranked, counts[c], pool != nullptr && pool->nearest_last());
+      const chiasm::Reply reply = vlm.chat(ctx, vlm.few_shot_prompt(open(chosen, text_only), image, test.query.question), generation);
+      right[c] += plain(reply.text) == plain(test.query.answer);
     }
-  };
-  std::vector<std::jthread> threads;
-  for (std::size_t t = 1; t < vlm.new_context().threads(); ++t) threads.emplace_back(work);
-  work();
-  threads.clear();
-  progress.clear();
-  if (failure) std::rethrow_exception(failure);
+  });
   for (std::size_t c = 0; c < counts.size(); ++c) {
     const double percent = 100.0 * static_cast<double>(right[c]) / static_cast<double>(std::max<std::size_t>(tests.size(), 1));
     if (options.json) examples::print_json({{"shots", counts[c]}, {"right", right[c].load()}, {"questions", tests.size()}, {"percent", percent}});
