@@ -60,7 +60,9 @@ int main(int argc, char** argv) {
         ->Args({512, 512, 32, 4, 64})
         ->Args({512, 512, 32, 32, 128})
         ->Args({1, 2048, 32, 4, 64})
-        ->Args({1, 2048, 32, 32, 128});
+        ->Args({1, 2048, 32, 32, 128})
+        ->Args({64, 640, 8, 8, 64})
+        ->Args({32, 257, 12, 12, 64});
     benchmark::RegisterBenchmark(("attention_by_distance/" + std::string(name(isa))).c_str(),
                                  [=](benchmark::State& s) { attention(s, isa, tiles ? 1 : 0, limit, true); })
         ->ArgNames({"queries", "keys", "heads", "kv_heads", "dim"})

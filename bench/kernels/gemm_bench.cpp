@@ -24,18 +24,24 @@ struct Aligned {
   void* data;
 };
 
-void gemm(benchmark::State& state, Isa isa, DType kind, std::size_t compute, double limit) {
+/// `chained`: x comes packed, and goes on packed to the next product.
+void gemm(benchmark::State& state, Isa isa, DType kind, std::size_t compute, double limit, bool chained = false) {
   const auto tokens = static_cast<std::size_t>(state.range(0)), outputs = static_cast<std::size_t>(state.range(1)),
              depth = static_cast<std::size_t>(state.range(2));
   const kernels::Gemm& g = kernels::table(isa).gemm[compute][static_cast<std::size_t>(kind)];
   const Aligned x(tokens * depth * 4), w(outputs * depth * 4), y(tokens * outputs * 4), packed(g.packed_bytes(tokens, depth)),
-      scratch(g.scratch_bytes);
+      next(g.packed_bytes(tokens, outputs)), scratch(g.scratch_bytes);
+  kernels::Output out{y.as<float>(), outputs};
+  if (chained) {
+    out.packed = next.data;
+    out.packed_depth = outputs;
+  }
   for (std::size_t i = 0; i < tokens * depth; ++i) x.as<float>()[i] = static_cast<float>(i % 17) - 8.0f;
   double least = 1e30;
   for (auto _ : state) {
     const double begin = peak::now();
     const std::size_t panels = (tokens + g.panel - 1) / g.panel;
-    g.pack(x.as<float>(), depth, tokens, depth, 0, panels, packed.data);
+    if (!chained) g.pack(x.as<float>(), depth, tokens, depth, 0, panels, packed.data);
     g.run({packed.data,
            tokens,
            depth,
@@ -45,7 +51,7 @@ void gemm(benchmark::State& state, Isa isa, DType kind, std::size_t compute, dou
            panels,
            0,
            outputs,
-           {y.as<float>(), outputs},
+           out,
            scratch.data});
     least = std::min(least, peak::now() - begin);
   }
@@ -102,9 +108,10 @@ int main(int argc, char** argv) {
           ->Args({512, 2048, 2048})
           ->Args({32, 2048, 2048})
           ->Args({9, 2048, 2048});
-      if (isa == Isa::amx) {
-        auto* t = benchmark::RegisterBenchmark(("gemm_bf16/" + tier).c_str(),
-                                               [=](benchmark::State& s) { gemm(s, isa, kind, 1, tiles); });
+      for (const bool chained : {false, true}) {
+        if (isa != Isa::amx) break;
+        auto* t = benchmark::RegisterBenchmark(((chained ? "gemm_bf16_chained/" : "gemm_bf16/") + tier).c_str(),
+                                               [=](benchmark::State& s) { gemm(s, isa, kind, 1, tiles, chained); });
         t->ArgNames({"tokens", "outputs", "depth"})
             ->Args({1024, 1024, 1024})
             ->Args({577, 1024, 1024})

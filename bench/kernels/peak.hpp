@@ -94,6 +94,14 @@ inline void fma_avx512(long n) {
   _mm512_storeu_ps(out, a0);
   keep(out);
 }
+inline float read_stream(const unsigned char* p, std::size_t bytes) {
+  __m512i sum[4] = {};
+  for (std::size_t i = 0; i < bytes; i += 256) CHIASM_UNROLL for (std::size_t s = 0; s < 4; ++s) sum[s] = _mm512_xor_si512(sum[s], _mm512_loadu_si512(p + i + s * 64));
+  for (std::size_t s = 1; s < 4; ++s) sum[0] = _mm512_xor_si512(sum[0], sum[s]);
+  float out[16];
+  _mm512_storeu_si512(out, sum[0]);
+  return out[0];
+}
 inline float read_streams(const unsigned char* p, std::size_t bytes) {
   const std::size_t apart = bytes / 8;
   __m512i sum[8] = {};
@@ -108,12 +116,13 @@ inline float read_streams(const unsigned char* p, std::size_t bytes) {
 }
 CHIASM_REGION_END
 CHIASM_REGION_BEGIN_AMX
+struct alignas(64) TileConfig {
+  unsigned char palette = 1, start = 0, reserved[14] = {};
+  std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  unsigned char rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
 inline void tiles_amx(long n) {
-  struct alignas(64) {
-    unsigned char palette = 1, start = 0, reserved[14] = {};
-    std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    unsigned char rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
+  const TileConfig config;
   asm volatile("" ::"r"(&config) : "memory");
   _tile_loadconfig(&config);
   _tile_zero(0);
@@ -133,6 +142,26 @@ inline void tiles_amx(long n) {
   _tile_release();
 }
 CHIASM_REGION_END
+__attribute__((target("amx-tile,amx-int8"))) inline void tiles_amx_int8(long n) {
+  const TileConfig config;
+  asm volatile("" ::"r"(&config) : "memory");
+  _tile_loadconfig(&config);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (long i = 0; i < n; ++i) {
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
+  _tile_release();
+}
 #endif
 
 /// Multiply-adds count twice. GF/s of one thread in f32 (or, with `tiles`, of AMX in bf16); 0 where it is not known.

@@ -4,14 +4,21 @@
 #include <chiasm/version.hpp>
 
 #include <chiasm/core/activation.hpp>
+#include <chiasm/core/block_format.hpp>
 #include <chiasm/core/callback.hpp>
 #include <chiasm/core/cancel_token.hpp>
 #include <chiasm/core/content_hash.hpp>
 #include <chiasm/core/context.hpp>
+#include <chiasm/core/conversion.hpp>
 #include <chiasm/core/dtype.hpp>
 #include <chiasm/core/error.hpp>
 #include <chiasm/core/function_ref.hpp>
+#include <chiasm/core/kv_kind.hpp>
+#include <chiasm/core/mapped_file.hpp>
 #include <chiasm/core/memory_pool.hpp>
+#include <chiasm/core/pack.hpp>
+#include <chiasm/core/panel.hpp>
+#include <chiasm/core/quantize.hpp>
 #include <chiasm/core/shape.hpp>
 #include <chiasm/core/tensor.hpp>
 #include <chiasm/core/thread_pool.hpp>
@@ -28,9 +35,12 @@
 #include <chiasm/io/checkpoint.hpp>
 #include <chiasm/io/constraint.hpp>
 #include <chiasm/io/file_map.hpp>
+#include <chiasm/io/gguf.hpp>
+#include <chiasm/io/gguf_model.hpp>
 #include <chiasm/io/image.hpp>
 #include <chiasm/io/image_processor.hpp>
 #include <chiasm/io/json.hpp>
+#include <chiasm/io/packed_cache.hpp>
 #include <chiasm/io/resample.hpp>
 #include <chiasm/io/safetensors.hpp>
 #include <chiasm/io/tokenizer.hpp>
@@ -49,6 +59,7 @@
 #include <chiasm/nn/matmul.hpp>
 #include <chiasm/nn/mlp.hpp>
 #include <chiasm/nn/norm.hpp>
+#include <chiasm/nn/operand.hpp>
 #include <chiasm/nn/patch_embedding.hpp>
 #include <chiasm/nn/position_table.hpp>
 #include <chiasm/nn/relative_position_bias.hpp>

@@ -27,14 +27,14 @@ template <class... Types>
 constexpr bool complete = ((sizeof(Types) > 0) && ...);
 static_assert(complete<Error, FileError, FormatError, WeightError, ConfigError, ShapeError, ArgumentError, UnsupportedError,
                        Cancelled, AttentionWeights, FieldOfView, HeatMap, AttentionRollout, Explained, Shape, Tensor, View, MutView, Weight, Weights, ThreadPool, MemoryPool, CancelToken,
-                       ContextOptions, Context, TokenId, bf16, f16, DType, WeightKind, Activation, Compute, FileMap, Json,
+                       ContextOptions, Context, TokenId, bf16, f16, DType, WeightKind, Conversion, Activation, Compute, FileMap, Json,
                        Safetensors, TorchPickle, CheckpointOptions, Checkpoint, Constraint, Tokenizer, TokenStream, TemplateError, TemplateValue,
                        ChatMessage, RenderOptions, ChatTemplate, Image, ImageProcessorConfig, ImageInputs, ImageProcessor, Linear,
                        Embedding, PatchEmbedding, LayerNorm, RmsNorm, Mlp, GatedMlp, RopeConfig, Rope, KvCache, Sampler, Sequence,
                        LanguageModel, DecoderPass, DecoderSizes, DecoderStack, DecoderConfig, DecoderLayer, Decoder, EncoderLayerConfig, EncoderLayer, VitConfig, Vit,
                        TextTowerConfig, TextTower, Projector, DualEncoderModel, Clip, Siglip, LlamaConfig, Llama, MistralConfig,
                        Mistral, Qwen2Config, Qwen2, OptConfig, Opt, MptConfig, Mpt, GptNeoxConfig, GptNeox, DistanceBias, RelativePositionBias, EncoderDecoder, T5Config, T5, LlavaConfig, Llava, QFormerConfig, QFormer, TextBatch, Blip2Config, Blip2, Blip2Itm, PerceiverResamplerConfig, PerceiverResampler, MediaRun, MediaSight, GatedCrossAttentionConfig,
-                       GatedCrossAttention, GatedLayers, GatedDecoder, IdeficsConfig, IdeficsText, Idefics, Prompt, Message, Demonstration, LoadOptions, ClipVision, OpenFlamingoConfig, OpenFlamingo, FlamingoFiles, FlamingoParts, GenerateOptions, Reply,
+                       GatedCrossAttention, GatedLayers, GatedDecoder, IdeficsConfig, IdeficsText, Idefics, Prompt, Message, Demonstration, LoadOptions, ClipVision, OpenFlamingoConfig, OpenFlamingo, FlamingoFiles, FlamingoParts, GenerateOptions, PromptLookup, Draft, Reply,
                        Generation, Family, Pipeline, DualEncoder, Hit, VectorIndex, FlatIndex, ModelIdentity, PictureFile, PictureIndex, DemonstrationFile, FunctionRef<void()>, Callback<void()>>);
 
 }  // namespace

@@ -38,7 +38,7 @@ void check(const Table& table, const Product& p, bool few) {
     const oracle::Aligned packed(gemm.packed_bytes(p.tokens, p.depth)), scratch(gemm.scratch_bytes);
     const std::size_t panels = (p.tokens + gemm.panel - 1) / gemm.panel;
     gemm.pack(x.data(), xs, p.tokens, p.depth, 0, panels / 2, packed.data);
-    gemm.pack(x.data(), xs, p.tokens, p.depth, panels / 2, panels, packed.data);
+    gemm.pack(x.data() + panels / 2 * gemm.panel * xs, xs, p.tokens, p.depth, panels / 2, panels, packed.data);
     kernels::GemmCall call{packed.data, p.tokens, p.depth, w.data(), stride, 0, panels, 0, middle, out, scratch.data};
     gemm.run(call);
     call.output_begin = middle;
@@ -146,6 +146,79 @@ TEST_CASE("gemv: sizes around every edge, kinds, epilogues") {
                .split = true,
                .pad = 2},
               true);
+  }
+}
+
+namespace {
+
+/// A product whose result goes on packed, with and without a gate, and back to rows by a product with the identity; against rows computed in double.
+void check_chained(const Table& table, const Product& p, bool gated) {
+  INFO(name(table.isa) << " chained " << p.tokens << "x" << p.depth << "x" << p.outputs << " " << name(p.kind) << " act " << static_cast<int>(p.activation)
+                       << " gated " << gated << " compute " << p.compute);
+  const std::vector<float> x = oracle::random(p.tokens * p.depth, 1), bias = oracle::random(p.outputs, 2), gate_bias = oracle::random(p.outputs, 5);
+  const oracle::Stored w = oracle::store(oracle::random(p.outputs * p.depth, 4, 0.5f), p.kind), g = oracle::store(oracle::random(p.outputs * p.depth, 6, 0.5f), p.kind);
+  const kernels::Gemm& gemm = table.gemm[p.compute][static_cast<std::size_t>(p.kind)];
+  const oracle::Aligned packed(gemm.packed_bytes(p.tokens, p.depth)), next(gemm.packed_bytes(p.tokens, p.outputs)), scratch(gemm.scratch_bytes);
+  const std::size_t panels = (p.tokens + gemm.panel - 1) / gemm.panel, stride = p.depth * size_of(p.kind);
+  gemm.pack(x.data(), p.depth, p.tokens, p.depth, 0, panels, packed.data);
+  kernels::Output out;
+  out.bias = p.bias ? bias.data() : nullptr;
+  out.gate_bias = p.bias && gated ? gate_bias.data() : nullptr;
+  out.activation = p.activation;
+  out.packed = next.data;
+  out.packed_depth = p.outputs;
+  const std::size_t middle = p.split ? p.outputs / 2 / gemm.step * gemm.step : 0;
+  for (const auto& [begin, end] : {std::pair(std::size_t{0}, middle), std::pair(middle, p.outputs)})
+    gemm.run({packed.data, p.tokens, p.depth, w.data(), stride, 0, panels, begin, end, out, scratch.data, gated ? g.data() : nullptr});
+
+  std::vector<float> identity(p.outputs * p.outputs), y(p.tokens * p.outputs);
+  for (std::size_t n = 0; n < p.outputs; ++n) identity[n * p.outputs + n] = 1;
+  const kernels::Gemm& back = table.gemm[p.compute][static_cast<std::size_t>(DType::f32)];
+  const oracle::Aligned other(back.scratch_bytes);
+  back.run({next.data, p.tokens, p.outputs, identity.data(), p.outputs * 4, 0, panels, 0, p.outputs, {y.data(), p.outputs}, other.data});
+
+  std::size_t wrong = 0;
+  for (std::size_t t = 0; t < p.tokens; ++t)
+    for (std::size_t n = 0; n < p.outputs; ++n) {
+      double sum = p.bias ? static_cast<double>(bias[n]) : 0, gate_sum = p.bias ? static_cast<double>(gate_bias[n]) : 0, size = std::abs(sum), gate_size = std::abs(gate_sum);
+      for (std::size_t k = 0; k < p.depth; ++k) {
+        const double in = static_cast<double>(x[t * p.depth + k]), a = in * static_cast<double>(w.values[n * p.depth + k]), b = in * static_cast<double>(g.values[n * p.depth + k]);
+        sum += a, size += std::abs(a), gate_sum += b, gate_size += std::abs(b);
+      }
+      const double rounding = p.compute == 1 ? 0x1p-7 * (1 + 0x1p-9) : 0.0;  // of both factors to bf16
+      double tolerance = oracle::sum_tolerance(p.depth, size) + rounding * size, want = oracle::activation(p.activation, sum);
+      if (gated) {
+        const double slope = 1.2 * (oracle::sum_tolerance(p.depth, gate_size) + rounding * gate_size), activated = oracle::activation(p.activation, gate_sum);
+        want = activated * sum;
+        tolerance = std::abs(activated) * tolerance + (std::abs(sum) + tolerance) * (slope + 1e-6);
+      } else {
+        tolerance *= 1.2;
+      }
+      // The result is rounded to bf16 itself; activations on their way there are good to 2^-13, gelu's tail to 2e-6 of its x.
+      tolerance += p.compute == 1 ? (0x1p-8 + 0x1p-12) * std::abs(want) + 1e-5 * (1 + std::abs(sum)) * (gated ? 1 + std::abs(gate_sum) : 1.0) : 1e-6 * (1 + std::abs(want));
+      if (std::abs(static_cast<double>(y[t * p.outputs + n]) - want) <= tolerance) continue;
+      if (wrong++ == 0) {
+        CAPTURE(t, n, y[t * p.outputs + n], want, tolerance);
+        CHECK(false);
+      }
+    }
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("gemm: a result that goes on packed") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    for (std::size_t compute = 0; compute < 2; ++compute)
+      for (const bool gated : {false, true}) {
+        for (const std::size_t tokens : {1u, 16u, 17u, 33u, 70u})
+          for (const std::size_t outputs : {1u, 31u, 32u, 33u, 97u})
+            check_chained(table, {.tokens = tokens, .depth = 40, .outputs = outputs, .bias = outputs % 2 == 1, .split = outputs > 64, .compute = compute}, gated);
+        for (int a = 0; a <= static_cast<int>(Activation::relu); ++a)
+          check_chained(table, {.tokens = 35, .depth = 77, .outputs = 70, .kind = a % 2 == 0 ? DType::bf16 : DType::f16, .activation = static_cast<Activation>(a), .bias = true, .compute = compute}, gated);
+        check_chained(table, {.tokens = 40, .depth = 1100, .outputs = 600, .compute = compute}, gated);  // slabs of both products
+      }
   }
 }
 

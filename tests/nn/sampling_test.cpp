@@ -216,5 +216,5 @@ TEST_CASE("sampling: the same seed gives the same draws, on every platform") {
   CHECK(first == again);
   CHECK(first != other);
   CHECK(first != stream);
-  CHECK(first == std::vector<TokenId>{62, 979, 720, 410, 569, 462, 667, 287});
+  CHECK(first == std::vector<TokenId>{605, 550, 523, 203, 803, 898, 52, 544});
 }

@@ -4,6 +4,7 @@
 
 #include <chiasm/core/callback.hpp>
 #include <chiasm/core/cancel_token.hpp>
+#include <chiasm/core/kv_kind.hpp>
 #include <chiasm/core/tensor.hpp>
 #include <chiasm/core/thread_pool.hpp>
 
@@ -20,7 +21,8 @@ struct Table;
 /// The precision of activations inside matrix products.
 enum class Compute : std::uint8_t {
   f32,   // activations stay f32 whatever the weights are: equal to the reference in every tier
-  bf16,  // activations may be rounded to bf16 where the processor multiplies bf16 tiles (AMX); f32 elsewhere
+  bf16,  // activations may be rounded: to bf16 where the processor multiplies bf16 tiles (AMX), and before weights in blocks to eight bits with a scale for
+         // every 32 (AVX2 and up; on AMX for up to 16 tokens); f32 elsewhere. Cached keys and values are bf16 everywhere
 };
 
 /// What one call of a module's attention makes of its scores.
@@ -36,6 +38,7 @@ struct ContextOptions {
   std::size_t threads = 0;            // 0: CHIASM_THREADS, or else the processors that this process may use
   std::string_view isa = {};          // "scalar", "portable", "avx2", "avx512", "amx"; empty: CHIASM_ISA, or else the best
   Compute compute = Compute::f32;
+  KvKind kv = KvKind::automatic;      // of the caches that this context fills
   CancelToken cancel = {};
   Callback<void(std::string_view stage, std::size_t done, std::size_t total)> on_progress = {};
   Callback<void(std::string_view name, View tensor)> on_tensor = {};  // intermediate tensors, named as the reference dumps name them
@@ -56,6 +59,11 @@ class Context {
   /// Name of the kernels' tier, as in ContextOptions::isa.
   std::string_view isa() const noexcept;
   Compute compute() const noexcept { return options_.compute; }
+  /// Of a cache that this context fills: never automatic.
+  KvKind kv_kind() const noexcept {
+    if (options_.kv != KvKind::automatic) return options_.kv;
+    return options_.compute == Compute::bf16 ? KvKind::bf16 : KvKind::f32;
+  }
 
   /// An uninitialised tensor from the recycled memory.
   template <class T = float>
@@ -72,10 +80,9 @@ class Context {
   /// Gives recycled memory that nothing uses back to the system.
   void trim() noexcept { memory_.pool->trim(); }
 
-  /// ThreadPool::parallel on this context's threads.
-  void parallel(std::size_t count, std::size_t grain, FunctionRef<void(std::size_t begin, std::size_t end)> body) {
-    pool_->parallel(count, grain, body);
-  }
+  /// ThreadPool::parallel on this context's threads. Inside, numbers below 1e-38 are taken for zero, where the processor can: a product that meets many
+  /// of them (the tails of an activation) may take half as long again.
+  void parallel(std::size_t count, std::size_t grain, FunctionRef<void(std::size_t begin, std::size_t end)> body);
 
   CancelToken& cancel_token() noexcept { return options_.cancel; }
   /// Throws Cancelled. Modules call it before each layer, long operations between their parts.

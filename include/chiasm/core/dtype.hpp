@@ -1,5 +1,5 @@
-/// DType: how the elements of a weight are stored. The float kinds that kernels read come first, so that a table of
-/// kernels can be indexed by them.
+/// DType: how the elements of a weight are stored. The kinds that kernels read come first, so that a table of kernels can be indexed by
+/// them: first the floats, then the blocks of GGUF files.
 #pragma once
 
 #include <chiasm/version.hpp>
@@ -13,25 +13,53 @@ namespace chiasm::inline CHIASM_ABI {
 
 enum class DType : std::uint8_t {
   f32, f16, bf16,                          // kernels multiply by these as they are
+  q4_0, q4_1, q5_0, q5_1, q8_0,            // blocks of 32 numbers along a row, of ggml's formats: a scale, some with a minimum
+  q2_k, q3_k, q4_k, q5_k, q6_k,            // blocks of 256, with scales of 16 or 32 inside
+  iq4_nl, iq4_xs,                          // four bits choose from 16 values that do not lie evenly; blocks of 32 and 256
   f64, f8_e4m3, f8_e5m2, f8_e8m0,          // converted while loading
   i8, u8, i16, u16, i32, u32, i64, u64, boolean,
 };
-inline constexpr std::size_t float_kinds = 3;  // f32, f16, bf16: the weight kinds that have kernels
+inline constexpr std::size_t float_kinds = 3;                                                          // f32, f16, bf16
+inline constexpr std::size_t weight_kinds = static_cast<std::size_t>(DType::iq4_xs) + 1;  // those, and the blocks
+constexpr bool is_block_format(DType type) noexcept { return type >= DType::q4_0 && type <= DType::iq4_xs; }
 
-/// Bytes of one element.
+/// Numbers of one block: 1 where every number stands alone.
+constexpr std::size_t block_size(DType type) noexcept {
+  switch (type) {
+    case DType::q4_0: case DType::q4_1: case DType::q5_0: case DType::q5_1: case DType::q8_0: case DType::iq4_nl: return 32;
+    case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k: case DType::iq4_xs: return 256;
+    default: return 1;
+  }
+}
+
+/// Bytes of one element; of one block, where numbers come in blocks.
 constexpr std::size_t size_of(DType type) noexcept {
   switch (type) {
     case DType::f64: case DType::i64: case DType::u64: return 8;
     case DType::f32: case DType::i32: case DType::u32: return 4;
+    case DType::q4_0: case DType::iq4_nl: return 18;
+    case DType::q4_1: return 20;
+    case DType::q5_0: return 22;
+    case DType::q5_1: return 24;
+    case DType::q8_0: return 34;
+    case DType::q2_k: return 84;
+    case DType::q3_k: return 110;
+    case DType::q4_k: return 144;
+    case DType::q5_k: return 176;
+    case DType::q6_k: return 210;
+    case DType::iq4_xs: return 136;
     case DType::f16: case DType::bf16: case DType::i16: case DType::u16: return 2;
     case DType::f8_e4m3: case DType::f8_e5m2: case DType::f8_e8m0: case DType::i8: case DType::u8: case DType::boolean: break;
   }
   return 1;
 }
 
-/// "bf16", "f32", ...
+/// Bytes of a row of `columns` numbers. A last block that is not full has its place all the same.
+constexpr std::size_t row_bytes(DType type, std::size_t columns) noexcept { return (columns + block_size(type) - 1) / block_size(type) * size_of(type); }
+
+/// "bf16", "f32", "q4_0", ...
 constexpr std::string_view name(DType type) noexcept {
-  constexpr std::string_view names[] = {"f32", "f16", "bf16", "f64", "f8_e4m3", "f8_e5m2", "f8_e8m0", "i8",
+  constexpr std::string_view names[] = {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "f64", "f8_e4m3", "f8_e5m2", "f8_e8m0", "i8",
                                         "u8",  "i16", "u16",  "i32", "u32",     "i64",     "u64",     "bool"};
   return names[static_cast<std::size_t>(type)];
 }

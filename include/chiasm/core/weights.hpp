@@ -2,22 +2,18 @@
 /// it as used; expect_all_used() then finds what a model forgot.
 #pragma once
 
+#include <chiasm/core/conversion.hpp>
 #include <chiasm/core/function_ref.hpp>
 #include <chiasm/core/weight.hpp>
 
+#include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
-
-/// What loading makes of matrices. Vectors (norms, biases) are f32 in any case.
-enum class WeightKind : std::uint8_t {
-  keep,  // as the file has them: f32, f16 or bf16; other dtypes become f32
-  f32,
-  bf16,
-};
 
 /// Copies and nodes share one tree, and trees made from it share its marks of use: for one thread at a time, unlike the models made from it.
 class Weights {
@@ -29,12 +25,21 @@ class Weights {
   Weights operator/(std::string_view child) const;
   Weights operator/(std::size_t child) const { return *this / std::to_string(child); }
 
-  /// The tensor `name` below this node, of this shape, as kernels take it (f32, f16 or bf16, after WeightKind). Throws WeightError.
+  /// The tensor `name` below this node, of this shape, as kernels take it: converted as Conversion says. Throws WeightError.
   Weight get(std::string_view name, Shape shape) const;
+  /// As get(), for products: a matrix in blocks is in panels.
+  Weight packed(std::string_view name, Shape shape) const;
   /// As get(), converted to f32: for vectors, tables of positions, queries.
   Tensor tensor(std::string_view name, Shape shape) const;
+  /// As get(), for a table of which rows are looked up: not quantised, and row after row.
+  Weight table(std::string_view name, Shape shape) const;
   /// As get() without an expectation of its shape. Throws WeightError if there is none.
   Weight get(std::string_view name) const;
+  /// The same as the file has it: to look at its shape, or to take it to pieces.
+  Weight stored(std::string_view name) const;
+  Weight stored(std::string_view name, Shape shape) const;
+  /// What packed() makes of a tensor that is no longer, or never was, in the tree: a table that is an output projection, too.
+  Weight converted(const Weight& weight) const;
   /// Whether a tensor of this name is there, or any tensor below it ("multi_modal_projector").
   bool contains(std::string_view name) const;
 
@@ -45,6 +50,11 @@ class Weights {
 
   /// The same tensors under names that `rename` gives; an empty name drops the tensor. Throws WeightError where two get one name.
   Weights renamed(FunctionRef<std::string(std::string_view)> rename) const;
+  /// The same tree, where tensors for which `order` gives one come with their rows in that order (see Weight::gather) once they are taken.
+  using RowOrder = std::shared_ptr<const std::vector<std::uint32_t>>;
+  Weights reordered(FunctionRef<RowOrder(const Weight& weight)> order) const;
+  /// The same tensors in a tree that converts them so.
+  Weights converting(Conversion conversion) const;
   /// This node's tensors and `more`'s in one tree. Throws WeightError where two have one name.
   Weights merged(const Weights& more) const;
   /// The same tree with `extra` in it, replacing one of that name.
@@ -65,9 +75,11 @@ class Weights {
   std::size_t bytes() const;
 
  private:
+  struct Entry;
   struct Store;
-  const Weight* find(std::string_view name) const;
-  const Weight* find(std::string_view name, const Shape& shape) const;
+  const Entry* find(std::string_view name) const;
+  Weight missing(std::string_view name) const;
+  const Entry* find(std::string_view name, const Shape& shape) const;
   std::shared_ptr<Store> store_;
   std::string prefix_;
 };

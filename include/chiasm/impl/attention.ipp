@@ -24,11 +24,109 @@ inline void check_attention(View q, const KvView& kv, const Shape& y, const Atte
                                       std::to_string(kv.length) + " keys");
 }
 
+/// A view in f32 of a cache of another kind, and what it views.
+struct KvNumbers {
+  Tensor keys, values;
+  KvView view;
+};
+inline KvNumbers numbers_of(Context& ctx, const KvView& kv, const Attend& a) {
+  KvNumbers n;
+  n.view = kv;
+  if (kv.kind == KvKind::f32) return n;
+  n.keys = ctx.empty(Shape{a.kv_heads, kv.length, a.head_dim});
+  n.values = ctx.empty(Shape{a.kv_heads, kv.length, a.v_dim});
+  const auto blocks = [](const std::byte* p) { return reinterpret_cast<unsigned char*>(const_cast<std::byte*>(p)); };  // only read
+  for (std::size_t h = 0; h < a.kv_heads; ++h) {
+    ctx.kernels().kv.read_keys(
+        {kv.kind, a.head_dim, 0, kv.length, blocks(kv.key_blocks + h * kv.key_block_stride), nullptr, n.keys.data() + h * kv.length * a.head_dim, a.head_dim});
+    ctx.kernels().kv.read_values(
+        {kv.kind, a.v_dim, 0, kv.length, blocks(kv.value_blocks + h * kv.value_block_stride), nullptr, n.values.data() + h * kv.length * a.v_dim, a.v_dim});
+  }
+  n.view = KvView{n.keys.data(), n.values.data(), kv.length, a.head_dim, kv.length * a.head_dim, a.v_dim, kv.length * a.v_dim};
+  return n;
+}
+
+inline void tell_observer(Context& ctx, View q, const KvView& stored, const Attend& a) {
+  const KvNumbers numbers = numbers_of(ctx, stored, a);
+  const KvView& kv = numbers.view;
+  const Tensor weights = attention_weights(ctx, q, kv, a);
+  Tensor norms = ctx.empty(Shape{a.heads, kv.length});
+  for (std::size_t head = 0; head < a.heads; ++head)
+    for (std::size_t j = 0; j < kv.length; ++j) {
+      const float* const value = kv.values + head / (a.heads / a.kv_heads) * kv.value_head_stride + j * kv.value_stride;
+      norms.row(head)[j] = std::sqrt(ctx.kernels().dot(value, value, a.v_dim));
+    }
+  ctx.observe_attention({a.name, a.layer, weights, norms, a.first_query, a.first_key});
+}
+
+inline kernels::AttentionCall call_of(const AttentionPart& part) noexcept {
+  const KvView& kv = part.kv;
+  const Attend& a = part.attend;
+  kernels::AttentionCall call;
+  call.q = part.q.data();
+  call.q_row = part.q.stride();
+  call.kind = kv.kind;
+  if (kv.kind == KvKind::f32) {
+    call.k = kv.keys;
+    call.k_row = kv.key_stride;
+    call.k_head = kv.key_head_stride;
+    call.v = kv.values;
+    call.v_row = kv.value_stride;
+    call.v_head = kv.value_head_stride;
+  } else {
+    call.k = kv.key_blocks;
+    call.k_head = kv.key_block_stride;
+    call.v = kv.value_blocks;
+    call.v_head = kv.value_block_stride;
+  }
+  call.y = part.y.data();
+  call.y_row = part.y.stride();
+  call.queries = part.q.rows();
+  call.keys = kv.length;
+  call.heads = a.heads;
+  call.kv_heads = a.kv_heads;
+  call.head_dim = a.head_dim;
+  call.v_dim = a.v_dim;
+  call.scale = a.scale;
+  call.causal = a.causal;
+  call.offset = a.offset;
+  call.window = a.window;
+  call.mask = a.mask.data();
+  call.mask_row = a.mask.data() != nullptr ? a.mask.stride() : 0;
+  call.alibi_slopes = a.alibi_slopes;
+  call.distance_bias = a.distance_bias;
+  call.distance_bias_head = a.distance_bias_head;
+  return call;
+}
+
+/// How a part is cut, which depends on nothing but itself: key-value heads, blocks of rows, stretches of keys.
+struct AttentionCut {
+  std::size_t rows = 0, row_blocks = 0, block_rows = 0, stretches = 1, stretch = 0, tasks = 0;
+  std::size_t partials = 0;  // floats before this part's, in the memory of all partial results
+};
+inline AttentionCut cut_of(const AttentionPart& part, const kernels::Attention& kernel) noexcept {
+  const Attend& a = part.attend;
+  AttentionCut cut;
+  cut.rows = part.q.rows() * (a.heads / a.kv_heads);
+  if (cut.rows == 0 || a.v_dim == 0) return cut;
+  cut.row_blocks = (cut.rows + kernel.rows - 1) / kernel.rows;
+  cut.block_rows = kernel.rows;
+  constexpr std::size_t few = 32, stretch = 1024;  // rows that read many keys: a stretch is 10 us and more
+  if (cut.rows <= few && part.kv.length >= 2 * stretch) {
+    cut.stretches = (part.kv.length + stretch - 1) / stretch;
+    cut.stretch = stretch;
+  }
+  cut.tasks = a.kv_heads * cut.row_blocks * cut.stretches;
+  return cut;
+}
+
 }  // namespace detail
 
-CHIASM_INLINE Tensor attention_weights(Context& ctx, View q, const KvView& kv, const Attend& a) {
-  const Shape shape{a.heads, q.rows(), kv.length};
-  detail::check_attention(q, kv, shape, a);
+CHIASM_INLINE Tensor attention_weights(Context& ctx, View q, const KvView& stored, const Attend& a) {
+  const Shape shape{a.heads, q.rows(), stored.length};
+  detail::check_attention(q, stored, shape, a);
+  const detail::KvNumbers numbers = detail::numbers_of(ctx, stored, a);
+  const KvView& kv = numbers.view;
   Tensor weights = ctx.empty(shape);
   ctx.parallel(weights.rows(), 8, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
@@ -51,67 +149,82 @@ CHIASM_INLINE Tensor attention_weights(Context& ctx, View q, const KvView& kv, c
   return weights;
 }
 
-CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& a) {
+CHIASM_INLINE void attention(Context& ctx, std::span<const AttentionPart> parts) {
   ctx.check_cancelled();
-  const std::size_t queries = q.rows();
-  detail::check_attention(q, kv, y.shape(), a);
-  if (y.rows() != queries || y.columns() != a.heads * a.v_dim)
-    throw ShapeError("attention", q.shape().to_string() + " into " + y.shape().to_string() + " with " + std::to_string(a.heads) + " heads of values of " +
-                                      std::to_string(a.v_dim));
-  if (!a.name.empty() && ctx.attention_observed()) {
-    const Tensor weights = attention_weights(ctx, q, kv, a);
-    Tensor norms = ctx.empty(Shape{a.heads, kv.length});
-    for (std::size_t head = 0; head < a.heads; ++head)
-      for (std::size_t j = 0; j < kv.length; ++j) {
-        const float* const value = kv.values + head / (a.heads / a.kv_heads) * kv.value_head_stride + j * kv.value_stride;
-        norms.row(head)[j] = std::sqrt(ctx.kernels().dot(value, value, a.v_dim));
-      }
-    ctx.observe_attention({a.name, a.layer, weights, norms, a.first_query, a.first_key});
-  }
-  if (queries == 0 || a.heads == 0 || a.v_dim == 0) return;
-
-  kernels::AttentionCall call;
-  call.q = q.data();
-  call.q_row = q.stride();
-  call.k = kv.keys;
-  call.k_row = kv.key_stride;
-  call.k_head = kv.key_head_stride;
-  call.v = kv.values;
-  call.v_row = kv.value_stride;
-  call.v_head = kv.value_head_stride;
-  call.y = y.data();
-  call.y_row = y.stride();
-  call.queries = queries;
-  call.keys = kv.length;
-  call.heads = a.heads;
-  call.kv_heads = a.kv_heads;
-  call.head_dim = a.head_dim;
-  call.v_dim = a.v_dim;
-  call.scale = a.scale;
-  call.causal = a.causal;
-  call.offset = a.offset;
-  call.window = a.window;
-  call.mask = a.mask.data();
-  call.mask_row = a.mask.data() != nullptr ? a.mask.stride() : 0;
-  call.alibi_slopes = a.alibi_slopes;
-  call.distance_bias = a.distance_bias;
-  call.distance_bias_head = a.distance_bias_head;
-
   const kernels::Attention& kernel = ctx.kernels().attention[static_cast<std::size_t>(ctx.compute())];
-  const std::size_t rows = queries * (a.heads / a.kv_heads), blocks = (rows + kernel.rows - 1) / kernel.rows;
-  const std::size_t work = std::min(rows, kernel.rows) * kv.length * (a.head_dim + a.v_dim);  // of one task, in multiply-adds
-  ctx.parallel(a.kv_heads * blocks, (std::size_t{1} << 15) / std::max<std::size_t>(work, 1) + 1,
-               [&](std::size_t begin, std::size_t end) {
-                 auto scratch = ctx.empty<std::byte>(Shape{kernel.scratch_bytes(a.head_dim, a.v_dim)});
-                 kernels::AttentionCall part = call;
-                 part.scratch = scratch.data();
-                 for (std::size_t task = begin; task < end; ++task) {
-                   part.kv_head = task / blocks;
-                   part.row_begin = task % blocks * kernel.rows;
-                   part.row_end = std::min(rows, part.row_begin + kernel.rows);
-                   kernel.run(part);
-                 }
-               });
+  auto cuts = ctx.empty<detail::AttentionCut>(Shape{parts.size()});
+  std::size_t tasks = 0, partials = 0, scratch_bytes = 0, most_work = 1;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto& [q, kv, y, a] = parts[i];
+    detail::check_attention(q, kv, y.shape(), a);
+    if (y.rows() != q.rows() || y.columns() != a.heads * a.v_dim)
+      throw ShapeError("attention", q.shape().to_string() + " into " + y.shape().to_string() + " with " + std::to_string(a.heads) + " heads of values of " +
+                                        std::to_string(a.v_dim));
+    if (!a.name.empty() && ctx.attention_observed()) detail::tell_observer(ctx, q, kv, a);
+    detail::AttentionCut& cut = cuts.data()[i] = detail::cut_of(parts[i], kernel);
+    cut.partials = partials;
+    tasks += cut.tasks;
+    if (cut.stretches > 1) partials += a.kv_heads * cut.rows * cut.stretches * (a.v_dim + 2);
+    scratch_bytes = std::max(scratch_bytes, kernel.scratch_bytes(a.head_dim, a.v_dim));
+    const std::size_t keys = cut.stretches > 1 ? cut.stretch : kv.length;
+    most_work = std::max(most_work, std::min(cut.rows, kernel.rows) * keys * (a.head_dim + a.v_dim));  // of one task, in multiply-adds
+  }
+  if (tasks == 0) return;
+  Tensor partial = ctx.empty(Shape{partials});
+  ctx.parallel(tasks, (std::size_t{1} << 15) / most_work + 1, [&](std::size_t begin, std::size_t end) {
+    auto scratch = ctx.empty<std::byte>(Shape{scratch_bytes});
+    std::size_t first = 0;  // task of part i
+    for (std::size_t i = 0; i < parts.size() && first < end; first += cuts.data()[i++].tasks) {
+      const detail::AttentionCut& cut = cuts.data()[i];
+      if (first + cut.tasks <= begin) continue;
+      kernels::AttentionCall call = detail::call_of(parts[i]);
+      call.scratch = scratch.data();
+      for (std::size_t task = std::max(begin, first) - first; task < std::min(end - first, cut.tasks); ++task) {
+        const std::size_t block = task / cut.stretches, stretch = task % cut.stretches;
+        call.kv_head = block / cut.row_blocks;
+        call.row_begin = block % cut.row_blocks * cut.block_rows;
+        call.row_end = std::min(cut.rows, call.row_begin + cut.block_rows);
+        if (cut.stretches > 1) {  // of one block of rows
+          call.key_begin = stretch * cut.stretch;
+          call.key_end = call.key_begin + cut.stretch;
+          call.partial = partial.data() + cut.partials + task * cut.rows * (call.v_dim + 2);
+        }
+        kernel.run(call);
+      }
+    }
+  });
+  for (std::size_t i = 0; i < parts.size() && partials > 0; ++i) {
+    const detail::AttentionCut& cut = cuts.data()[i];
+    const Attend& a = parts[i].attend;
+    const std::size_t group = a.heads / a.kv_heads, width = a.v_dim + 2;
+    for (std::size_t row = 0; cut.stretches > 1 && row < a.kv_heads * cut.rows; ++row) {
+      const std::size_t head = row / cut.rows, in = row % cut.rows;
+      kernel.combine(partial.data() + cut.partials + (head * cut.stretches * cut.rows + in) * width, cut.stretches, cut.rows * width, a.v_dim,
+                     parts[i].y.row(in / group) + (head * group + in % group) * a.v_dim);
+    }
+  }
+}
+
+CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& a) {
+  // Few queries, as the products of few tokens, are computed one by one: what each gets is, bit for bit, what it gets alone. A pass may then take several
+  // steps of an answer at once (pipelines/generation.hpp).
+  constexpr std::size_t most = 16;
+  const std::size_t queries = q.rows();
+  if (queries < 2 || queries > std::min(most, ctx.kernels().gemv_tokens)) {
+    const AttentionPart part{q, kv, y, a};
+    return attention(ctx, std::span<const AttentionPart>(&part, 1));
+  }
+  detail::check_attention(q, kv, y.shape(), a);
+  if (!a.name.empty() && ctx.attention_observed()) detail::tell_observer(ctx, q, kv, a);
+  AttentionPart parts[most];
+  for (std::size_t i = 0; i < queries; ++i) {
+    AttentionPart& part = parts[i] = {q.slice(i, 1), kv, y.slice(i, 1), a};
+    part.attend.name = {};
+    part.attend.offset = a.offset + i;
+    if (a.causal) part.kv.length = std::min(kv.length, a.offset + i + 1);
+    if (a.mask.data() != nullptr) part.attend.mask = a.mask.slice(i, 1).column_slice(0, part.kv.length);
+  }
+  attention(ctx, std::span<const AttentionPart>(parts, queries));
 }
 
 CHIASM_INLINE Tensor attention(Context& ctx, View q, const KvView& kv, const Attend& a) {

@@ -23,7 +23,10 @@
 namespace chiasm::inline CHIASM_ABI {
 namespace kernels {
 
-/// What the processor and the operating system offer: a bit per Isa.
+/// What a processor may have beyond its tier, as bits after those of Isa.
+inline constexpr unsigned avx_vnni_bit = isa_count, avx512_vnni_bit = isa_count + 1;
+
+/// What the processor and the operating system offer: a bit per Isa, and those two.
 CHIASM_INLINE unsigned detect_isa() noexcept {
   unsigned found = 1u << static_cast<unsigned>(Isa::scalar) | 1u << static_cast<unsigned>(Isa::portable);
 #if CHIASM_X86
@@ -38,10 +41,14 @@ CHIASM_INLINE unsigned detect_isa() noexcept {
   constexpr unsigned avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
   if ((saved & ymm) != ymm || (ebx & avx2) == 0) return found;
   found |= 1u << static_cast<unsigned>(Isa::avx2);
+  constexpr unsigned avx_vnni = 1u << 4, avx512_vnni = 1u << 11;
+  if (unsigned more = 0, unused[3] = {}; __get_cpuid_count(7, 1, &more, &unused[0], &unused[1], &unused[2]) != 0 && (more & avx_vnni) != 0)
+    found |= 1u << avx_vnni_bit;
   if ((saved & zmm) != zmm || (ebx & avx512) != avx512) return found;
   found |= 1u << static_cast<unsigned>(Isa::avx512);
-  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
-  if ((saved & tiles) != tiles || (edx & (amx_bf16 | amx_tile)) != (amx_bf16 | amx_tile)) return found;
+  if ((ecx & avx512_vnni) != 0) found |= 1u << avx512_vnni_bit;
+  constexpr unsigned amx = 1u << 22 | 1u << 24 | 1u << 25, avx512_bf16 = 1u << 5;  // BF16, TILE, INT8
+  if ((saved & tiles) != tiles || (edx & amx) != amx || (ecx & avx512_vnni) == 0) return found;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0 || (eax & avx512_bf16) == 0) return found;
 #if defined(__linux__)
   constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -52,10 +59,11 @@ CHIASM_INLINE unsigned detect_isa() noexcept {
   return found;
 }
 
-CHIASM_INLINE bool has_isa(Isa isa) noexcept {
+CHIASM_INLINE bool has_bit(unsigned bit) noexcept {
   static const unsigned found = detect_isa();
-  return (found >> static_cast<unsigned>(isa) & 1u) != 0;
+  return (found >> bit & 1u) != 0;
 }
+CHIASM_INLINE bool has_isa(Isa isa) noexcept { return has_bit(static_cast<unsigned>(isa)); }
 
 CHIASM_INLINE std::vector<Isa> available() {
   std::vector<Isa> tiers;
@@ -77,9 +85,9 @@ CHIASM_INLINE const Table& table(Isa isa) {
   switch (isa) {
 #if CHIASM_X86
     case Isa::avx2:
-      return avx2::table;
+      return has_bit(avx_vnni_bit) ? avx2_vnni::table : avx2::table;
     case Isa::avx512:
-      return avx512::table;
+      return has_bit(avx512_vnni_bit) ? avx512_vnni::table : avx512::table;
     case Isa::amx:
       return amx::table;
 #endif
@@ -88,6 +96,19 @@ CHIASM_INLINE const Table& table(Isa isa) {
     default:
       return scalar::table;
   }
+}
+
+CHIASM_INLINE std::vector<const Table*> tables() {
+  std::vector<const Table*> all;
+  for (const Isa isa : available()) {
+    const Table& best = table(isa);
+#if CHIASM_X86
+    if (&best == &avx2_vnni::table) all.push_back(&avx2::table);
+    if (&best == &avx512_vnni::table) all.push_back(&avx512::table);
+#endif
+    all.push_back(&best);
+  }
+  return all;
 }
 
 /// Throws ArgumentError for a name that no tier has. `origin` says where the name is from.

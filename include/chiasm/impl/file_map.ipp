@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chiasm/core/mapped_file.hpp>
 #include <chiasm/io/file_map.hpp>
 
 #include <limits>
@@ -45,7 +46,7 @@ CHIASM_INLINE FileMap FileMap::open(const std::string& path) {
   const auto length = static_cast<std::size_t>(size);
   void* const map = ::mmap(nullptr, length, PROT_READ, MAP_PRIVATE, file.number, 0);
   if (map == MAP_FAILED) refuse(errno);
-  std::shared_ptr<const void> owner(map, [length](void* begin) { ::munmap(begin, length); });
+  std::shared_ptr<const void> owner(map, detail::Unmap{length});
   return FileMap({static_cast<const std::byte*>(map), length}, path, std::move(owner));
 }
 

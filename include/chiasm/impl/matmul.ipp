@@ -1,32 +1,48 @@
 /// Matmul: body. Chooses the kernel by the number of tokens and splits the work.
 #pragma once
 
+#include <chiasm/core/pack.hpp>
 #include <chiasm/kernels/table.hpp>
 #include <chiasm/nn/matmul.hpp>
 
 #include <algorithm>
 #include <cstddef>
+#include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
 
 namespace detail {
 
 /// Throws ShapeError and UnsupportedError.
-inline void check_product(View x, const Product& p) {
+inline void check_factor(const Operand& x, const Weight& w) {
+  if (w.shape().columns() != x.columns())
+    throw ShapeError("matmul", x.shape().to_string() + " times the transpose of " + w.shape().to_string());
+  if (static_cast<std::size_t>(w.dtype()) >= weight_kinds) throw UnsupportedError("a product with " + w.describe() + " '" + w.name() + "'");
+}
+
+inline void check_product(const Operand& x, const Product& p) {
   const Shape &w = p.weight->shape(), &y = p.y.shape();
   if (w.columns() != x.columns() || p.y.rows() != x.rows() || p.y.columns() != w.rows())
     throw ShapeError("matmul", x.shape().to_string() + " times the transpose of " + w.to_string() + " into " + y.to_string());
   const View& residual = p.epilogue.residual;
   if (residual.data() != nullptr && (residual.rows() != x.rows() || residual.columns() != w.rows()))
     throw ShapeError("matmul", "residual " + residual.shape().to_string() + " to " + y.to_string());
-  if (static_cast<std::size_t>(p.weight->dtype()) >= float_kinds)
-    throw UnsupportedError("a product with " + p.weight->describe() + " '" + p.weight->name() + "'");
+  check_factor(x, *p.weight);
 }
 
 inline kernels::Output output_of(const Product& p) noexcept {
   const Epilogue& e = p.epilogue;
   return {p.y.data(),  p.y.stride(), e.bias, e.residual.data(), e.residual.data() == nullptr ? 0 : e.residual.stride(),
           e.activation};
+}
+
+/// Blocks in rows, as a file has them, are packed for this product alone: a layer that is used again packs them once.
+inline bool needs_packing(const Weight& w) noexcept { return is_block_format(w.dtype()) && w.layout() == Layout::rows; }
+
+/// Bytes from row to row; of blocks, from panel to panel.
+inline std::size_t stride_of(const Weight& w) noexcept {
+  const std::size_t depth = w.shape().columns();
+  return is_block_format(w.dtype()) ? panel_bytes(w.dtype(), depth) : depth * size_of(w.dtype());
 }
 
 /// Calls f(product, begin, end) for the products' parts of [begin, end) of all their outputs side by side.
@@ -42,7 +58,51 @@ void each_part(std::span<const Product> products, std::size_t begin, std::size_t
 
 }  // namespace detail
 
-CHIASM_INLINE void matmul(Context& ctx, View x, std::span<const Product> products) {
+namespace detail {
+
+// A piece of less than this many multiply-adds costs more to hand over than to do.
+inline constexpr std::size_t least_work = 1 << 16;
+
+/// x in the form that Gemm::run takes.
+class PackedOperand {
+ public:
+  PackedOperand(Context& ctx, const Operand& x, const kernels::Gemm& gemm) : data_(x.packed_data()) {
+    if (x.packed()) return;
+    const std::size_t tokens = x.rows(), depth = x.columns(), panels = (tokens + gemm.panel - 1) / gemm.panel;
+    const View rows = x.view();
+    own_ = ctx.empty<std::byte>(Shape{gemm.packed_bytes(tokens, depth)});
+    data_ = own_.data();
+    ctx.parallel(panels, least_work / 8 / std::max<std::size_t>(depth * gemm.panel, 1) + 1, [&](std::size_t begin, std::size_t end) {
+      gemm.pack(rows.row(begin * gemm.panel), rows.stride(), tokens, depth, begin, end, own_.data());
+    });
+  }
+  const std::byte* data() const noexcept { return data_; }
+
+ private:
+  BasicTensor<std::byte> own_;
+  const std::byte* data_;
+};
+
+/// Calls run(panel_begin, panel_end, output_begin, output_end) for pieces of a product, on all threads.
+template <class F>
+void split_product(Context& ctx, const kernels::Gemm& gemm, std::size_t tokens, std::size_t depth, std::size_t outputs, F run) {
+  const std::size_t panels = (tokens + gemm.panel - 1) / gemm.panel;
+  // Outputs are the better cut: every weight is converted once. Few outputs and many tokens (a narrow projection) go by tokens.
+  if (outputs >= 2 * gemm.step * ctx.threads() || panels < 2 * ctx.threads()) {
+    std::size_t grain = (least_work / std::max<std::size_t>(depth * tokens, 1) / gemm.step + 1) * gemm.step;
+    // Of large products two equal pieces a thread: every piece reads x anew.
+    const std::size_t pieces = 2 * ctx.threads();
+    if (outputs >= gemm.block * pieces) grain = std::max(grain, ((outputs + pieces - 1) / pieces + gemm.step - 1) / gemm.step * gemm.step);
+    ctx.parallel(outputs, grain, [&](std::size_t begin, std::size_t end) { run(0, panels, begin, end); });
+  } else {
+    const std::size_t grain = least_work / std::max<std::size_t>(depth * outputs * gemm.panel, 1) + 1;
+    ctx.parallel(panels, grain, [&](std::size_t begin, std::size_t end) { run(begin, end, 0, outputs); });
+  }
+}
+
+}  // namespace detail
+
+CHIASM_INLINE void matmul(Context& ctx, const Operand& x, std::span<const Product> products) {
   ctx.check_cancelled();
   const std::size_t tokens = x.rows(), depth = x.columns();
   std::size_t outputs = 0;
@@ -51,50 +111,102 @@ CHIASM_INLINE void matmul(Context& ctx, View x, std::span<const Product> product
     outputs += p.y.columns();
   }
   if (tokens == 0 || outputs == 0) return;
+  const auto any_product = [&](auto condition) { return std::any_of(products.begin(), products.end(), [&](const Product& p) { return condition(*p.weight); }); };
+  if (any_product(detail::needs_packing)) {
+    std::vector<Weight> weights;
+    std::vector<Product> packed(products.begin(), products.end());
+    weights.reserve(packed.size());
+    for (Product& p : packed) p.weight = &weights.emplace_back(pack(*p.weight, ctx.pool().get()));
+    return matmul(ctx, x, packed);
+  }
   const kernels::Table& table = ctx.kernels();
-  // A piece of less than this many multiply-adds costs more to hand over than to do.
-  constexpr std::size_t least_work = 1 << 16;
 
-  if (tokens <= table.gemv_tokens) {
-    const std::size_t grain = (least_work / std::max<std::size_t>(depth * tokens, 1) + 8) / 8 * 8;
+  // Blocks by activations of eight bits, where those may be rounded.
+  const bool rounded = ctx.compute() != Compute::f32 && table.quantize != nullptr && tokens <= table.i8_tokens && !x.packed();
+  const bool blocks = rounded && any_product([](const Weight& w) { return is_block_format(w.dtype()); });
+  const bool floats = any_product([](const Weight& w) { return !is_block_format(w.dtype()); });
+  if (!x.packed() && (tokens <= table.gemv_tokens || (blocks && !floats))) {
+    const View rows = x.view();
+    BasicTensor<std::byte> quantized;
+    if (blocks) {
+      quantized = ctx.empty<std::byte>(Shape{table.quantized_bytes(tokens, depth)});
+      const std::size_t row = table.quantized_bytes(1, depth);
+      ctx.parallel(tokens, detail::least_work / 8 / std::max<std::size_t>(depth, 1) + 1, [&](std::size_t begin, std::size_t end) {
+        table.quantize(rows.row(begin), rows.stride(), end - begin, depth, quantized.data() + begin * row);
+      });
+    }
+    const std::size_t grain = (detail::least_work / std::max<std::size_t>(depth * tokens, 1) + panel_outputs) / panel_outputs * panel_outputs;
     return ctx.parallel(outputs, grain, [&](std::size_t begin, std::size_t end) {
       detail::each_part(products, begin, end, [&](const Product& p, std::size_t first, std::size_t last) {
-        table.gemv[static_cast<std::size_t>(p.weight->dtype())]({x.data(), x.stride(), tokens, depth, p.weight->data(),
-                                                                 depth * size_of(p.weight->dtype()), first, last,
-                                                                 detail::output_of(p)});
+        const auto kind = static_cast<std::size_t>(p.weight->dtype());
+        const std::size_t stride = detail::stride_of(*p.weight);
+        if (rounded && is_block_format(p.weight->dtype()))
+          table.gemv_i8[kind]({quantized.data(), tokens, depth, p.weight->data(), stride, first, last, detail::output_of(p)});
+        else
+          table.gemv[kind]({rows.data(), rows.stride(), tokens, depth, p.weight->data(), stride, first, last, detail::output_of(p)});
       });
     });
   }
 
   const auto& gemms = table.gemm[static_cast<std::size_t>(ctx.compute())];
   const kernels::Gemm& any = gemms[0];  // kinds differ in `run` only
-  const std::size_t panels = (tokens + any.panel - 1) / any.panel;
-  auto packed = ctx.empty<std::byte>(Shape{any.packed_bytes(tokens, depth)});
-  ctx.parallel(panels, least_work / 8 / std::max<std::size_t>(depth * any.panel, 1) + 1, [&](std::size_t begin, std::size_t end) {
-    any.pack(x.data(), x.stride(), tokens, depth, begin, end, packed.data());
-  });
-
-  const auto run = [&](std::size_t panel_begin, std::size_t panel_end, std::size_t output_begin, std::size_t output_end) {
+  const detail::PackedOperand packed(ctx, x, any);
+  detail::split_product(ctx, any, tokens, depth, outputs, [&](std::size_t panel_begin, std::size_t panel_end, std::size_t output_begin, std::size_t output_end) {
     auto scratch = ctx.empty<std::byte>(Shape{any.scratch_bytes});
     detail::each_part(products, output_begin, output_end, [&](const Product& p, std::size_t first, std::size_t last) {
-      gemms[static_cast<std::size_t>(p.weight->dtype())].run({packed.data(), tokens, depth, p.weight->data(),
-                                                              depth * size_of(p.weight->dtype()), panel_begin, panel_end, first,
-                                                              last, detail::output_of(p), scratch.data()});
+      gemms[static_cast<std::size_t>(p.weight->dtype())].run({packed.data(), tokens, depth, p.weight->data(), detail::stride_of(*p.weight), panel_begin,
+                                                              panel_end, first, last, detail::output_of(p), scratch.data()});
     });
-  };
-  // Outputs are the better cut: every weight is converted once. Few outputs and many tokens (a narrow projection) go by tokens.
-  if (outputs >= 2 * any.step * ctx.threads() || panels < 2 * ctx.threads()) {
-    const std::size_t grain = (least_work / std::max<std::size_t>(depth * tokens, 1) / any.step + 1) * any.step;
-    ctx.parallel(outputs, grain, [&](std::size_t begin, std::size_t end) { run(0, panels, begin, end); });
-  } else {
-    const std::size_t grain = least_work / std::max<std::size_t>(depth * outputs * any.panel, 1) + 1;
-    ctx.parallel(panels, grain, [&](std::size_t begin, std::size_t end) { run(begin, end, 0, outputs); });
-  }
+  });
 }
 
-CHIASM_INLINE void matmul(Context& ctx, View x, const Weight& w, MutView y, const Epilogue& epilogue) {
+CHIASM_INLINE void matmul(Context& ctx, const Operand& x, const Weight& w, MutView y, const Epilogue& epilogue) {
   const Product product{&w, y, epilogue};
   matmul(ctx, x, std::span<const Product>(&product, 1));
+}
+
+CHIASM_INLINE Operand matmul_operand(Context& ctx, const Operand& x, const Factor& factor, Activation activation, const Factor& gate) {
+  const std::size_t tokens = x.rows(), depth = x.columns(), outputs = factor.weight->shape()[0];
+  Shape shape;
+  for (std::size_t i = 0; i + 1 < x.shape().rank(); ++i) shape.append(x.shape()[static_cast<std::ptrdiff_t>(i)]);
+  shape.append(outputs);
+  const bool gated = gate.weight != nullptr;
+  if (detail::needs_packing(*factor.weight) || (gated && detail::needs_packing(*gate.weight))) {
+    const Weight packed[2] = {pack(*factor.weight, ctx.pool().get()), gated ? pack(*gate.weight, ctx.pool().get()) : Weight()};
+    return matmul_operand(ctx, x, {packed, factor.bias}, activation, gated ? Factor{packed + 1, gate.bias} : Factor());
+  }
+  const DType dtype = factor.weight->dtype();
+
+  Operand y = Operand::room(ctx, shape);
+  if (!y.packed() || (gated && gate.weight->dtype() != dtype)) {
+    // Rows: the product's own, or of both factors side by side.
+    Tensor both = ctx.empty(Shape{tokens, (gated ? 2 : 1) * outputs});
+    Product products[2];
+    products[0] = {factor.weight, both.view().column_slice(0, outputs), {factor.bias, gated ? Activation::none : activation}};
+    if (gated) products[1] = {gate.weight, both.view().column_slice(outputs, outputs), {gate.bias, Activation::none}};
+    matmul(ctx, x, std::span<const Product>(products, gated ? 2 : 1));
+    if (!gated) return Operand(std::move(both).reshape(shape));
+    return Operand::of_rows(ctx, shape, [&](std::size_t i, float* to) { ctx.kernels().gated(activation, both.row(i) + outputs, both.row(i), to, outputs); });
+  }
+
+  ctx.check_cancelled();
+  detail::check_factor(x, *factor.weight);
+  if (gated) detail::check_factor(x, *gate.weight);
+  if (outputs == 0) return y;
+  const kernels::Gemm& gemm = ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][static_cast<std::size_t>(dtype)];
+  const detail::PackedOperand packed(ctx, x, gemm);
+  kernels::Output out;
+  out.bias = factor.bias;
+  out.gate_bias = gate.bias;
+  out.activation = activation;
+  out.packed = y.packed_data();
+  out.packed_depth = outputs;
+  detail::split_product(ctx, gemm, tokens, depth, outputs, [&](std::size_t panel_begin, std::size_t panel_end, std::size_t output_begin, std::size_t output_end) {
+    auto scratch = ctx.empty<std::byte>(Shape{gemm.scratch_bytes});
+    gemm.run({packed.data(), tokens, depth, factor.weight->data(), detail::stride_of(*factor.weight), panel_begin, panel_end, output_begin, output_end, out,
+              scratch.data(), gated ? gate.weight->data() : nullptr});
+  });
+  return y;
 }
 
 }  // namespace chiasm

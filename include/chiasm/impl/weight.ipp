@@ -1,8 +1,12 @@
 #pragma once
 
+#include <chiasm/core/block_format.hpp>
+#include <chiasm/core/mapped_file.hpp>
 #include <chiasm/core/weight.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace chiasm::inline CHIASM_ABI {
@@ -30,6 +34,9 @@ inline float from_f8_e8m0(std::uint8_t bits) noexcept {
 
 template <class T>
 void convert_to_f32(const std::byte* from, float* to, std::size_t count) noexcept {
+  constexpr std::size_t together = 16;  // a count that compilers know: they make vectors of it
+  for (; count >= together; count -= together, from += together * sizeof(T), to += together)
+    for (std::size_t i = 0; i < together; ++i) to[i] = static_cast<float>(load_unaligned<T>(from + i * sizeof(T)));
   for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<float>(load_unaligned<T>(from + i * sizeof(T)));
 }
 template <float (*read)(std::uint8_t)>
@@ -42,39 +49,64 @@ void convert_f8_to_f32(const std::byte* from, float* to, std::size_t count) noex
 CHIASM_INLINE Weight Weight::slice(std::size_t begin, std::size_t count) const {
   if (shape_.rank() == 0 || begin > shape_[0] || count > shape_[0] - begin)
     throw ShapeError("Weight::slice", name_ + " " + shape_.to_string() + " [" + std::to_string(begin) + ", +" + std::to_string(count) + ")");
+  if (is_block_format(dtype_) && shape_.rank() == 1) throw UnsupportedError("a part of a row of " + describe() + " '" + name_ + "'");
+  if (layout_ == Layout::panels && begin % panel_outputs != 0) throw UnsupportedError("a part of a panel of " + describe() + " '" + name_ + "'");
   Weight part = *this;
+  Shape before{begin};
   part.shape_ = Shape{count};
-  std::size_t row = size_of(dtype_);
   for (std::size_t i = 1; i < shape_.rank(); ++i) {
+    before.append(shape_[static_cast<std::ptrdiff_t>(i)]);
     part.shape_.append(shape_[static_cast<std::ptrdiff_t>(i)]);
-    row *= shape_[static_cast<std::ptrdiff_t>(i)];
   }
-  part.data_ += begin * row;
+  part.data_ += layout_ == Layout::rows ? bytes_of(dtype_, before) : begin / panel_outputs * panel_bytes(dtype_, shape_.columns());
   return part;
 }
 
-CHIASM_INLINE Tensor Weight::to_f32() const {
-  Tensor tensor{shape_};
-  const std::size_t count = shape_.size();
-  float* to = tensor.data();
+CHIASM_INLINE Weight Weight::gather(std::span<const std::uint32_t> order) const {
+  const std::size_t rows = shape_.rank() == 0 ? 0 : shape_[0], bytes = rows == 0 ? 0 : this->bytes() / rows;
+  const bool apart = layout_ == Layout::rows && (!is_block_format(dtype_) || shape_.rank() > 1);  // a row of blocks cannot be taken to pieces
+  if (!apart || order.size() != rows || std::any_of(order.begin(), order.end(), [&](std::uint32_t row) { return row >= rows; }))
+    throw ShapeError("Weight::gather", name_ + " " + describe() + " by " + std::to_string(order.size()) + " rows");
+  const std::shared_ptr<std::byte[]> copy(new std::byte[std::max<std::size_t>(rows * bytes, 1)]);
+  const detail::MappedRange read_once(owner_, data_, rows * bytes);
+  for (std::size_t i = 0; i < rows; ++i) std::memcpy(copy.get() + i * bytes, data_ + order[i] * bytes, bytes);
+  Weight gathered = *this;
+  gathered.data_ = copy.get();
+  gathered.owner_ = copy;
+  return gathered;
+}
+
+CHIASM_INLINE void Weight::read(std::size_t row, std::size_t column, std::size_t count, float* values) const noexcept {
+  const std::size_t columns = shape_.columns(), before = column / block_size(dtype_);
+  if (layout_ == Layout::panels)
+    return dequantize_panel(dtype_, data_ + row / panel_outputs * panel_bytes(dtype_, columns) + before * panel_format(dtype_).block(), row % panel_outputs, values, count);
+  const std::byte* const from = data_ + row * row_bytes(dtype_, columns) + before * size_of(dtype_);
   switch (dtype_) {
-    case DType::f32: detail::convert_to_f32<float>(data_, to, count); break;
-    case DType::f16: detail::convert_to_f32<f16>(data_, to, count); break;
-    case DType::bf16: detail::convert_to_f32<bf16>(data_, to, count); break;
-    case DType::f64: detail::convert_to_f32<double>(data_, to, count); break;
-    case DType::f8_e4m3: detail::convert_f8_to_f32<detail::from_f8_e4m3>(data_, to, count); break;
-    case DType::f8_e5m2: detail::convert_f8_to_f32<detail::from_f8_e5m2>(data_, to, count); break;
-    case DType::f8_e8m0: detail::convert_f8_to_f32<detail::from_f8_e8m0>(data_, to, count); break;
-    case DType::i8: detail::convert_to_f32<std::int8_t>(data_, to, count); break;
-    case DType::u8: detail::convert_to_f32<std::uint8_t>(data_, to, count); break;
-    case DType::i16: detail::convert_to_f32<std::int16_t>(data_, to, count); break;
-    case DType::u16: detail::convert_to_f32<std::uint16_t>(data_, to, count); break;
-    case DType::i32: detail::convert_to_f32<std::int32_t>(data_, to, count); break;
-    case DType::u32: detail::convert_to_f32<std::uint32_t>(data_, to, count); break;
-    case DType::i64: detail::convert_to_f32<std::int64_t>(data_, to, count); break;
-    case DType::u64: detail::convert_to_f32<std::uint64_t>(data_, to, count); break;
-    case DType::boolean: throw UnsupportedError(file_ + ": '" + name_ + "' is bool, a number was expected");
+    case DType::f32: return detail::convert_to_f32<float>(from, values, count);
+    case DType::f16: return detail::convert_to_f32<f16>(from, values, count);
+    case DType::bf16: return detail::convert_to_f32<bf16>(from, values, count);
+    case DType::f64: return detail::convert_to_f32<double>(from, values, count);
+    case DType::f8_e4m3: return detail::convert_f8_to_f32<detail::from_f8_e4m3>(from, values, count);
+    case DType::f8_e5m2: return detail::convert_f8_to_f32<detail::from_f8_e5m2>(from, values, count);
+    case DType::f8_e8m0: return detail::convert_f8_to_f32<detail::from_f8_e8m0>(from, values, count);
+    case DType::i8: return detail::convert_to_f32<std::int8_t>(from, values, count);
+    case DType::u8: return detail::convert_to_f32<std::uint8_t>(from, values, count);
+    case DType::i16: return detail::convert_to_f32<std::int16_t>(from, values, count);
+    case DType::u16: return detail::convert_to_f32<std::uint16_t>(from, values, count);
+    case DType::i32: return detail::convert_to_f32<std::int32_t>(from, values, count);
+    case DType::u32: return detail::convert_to_f32<std::uint32_t>(from, values, count);
+    case DType::i64: return detail::convert_to_f32<std::int64_t>(from, values, count);
+    case DType::u64: return detail::convert_to_f32<std::uint64_t>(from, values, count);
+    case DType::boolean: return;
+    default: return dequantize(dtype_, from, values, count);
   }
+}
+
+CHIASM_INLINE Tensor Weight::to_f32() const {
+  if (dtype_ == DType::boolean) throw UnsupportedError(file_ + ": '" + name_ + "' is bool, a number was expected");
+  Tensor tensor{shape_};
+  if (tensor.size() == 0) return tensor;  // of as many rows as a file likes
+  for (std::size_t i = 0, rows = shape_.rows(), columns = shape_.columns(); i < rows; ++i) read(i, 0, columns, tensor.data() + i * columns);
   return tensor;
 }
 

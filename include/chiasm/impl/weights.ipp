@@ -9,15 +9,40 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
+struct Weights::Entry {
+  Weight weight;
+  std::shared_ptr<bool> used;  // of all trees that have the tensor
+  RowOrder order = {};         // of reordered()
+
+  Weight take() const { return order ? weight.gather(*order) : weight; }
+};
+
 struct Weights::Store {
-  struct Entry {
-    Weight weight;
-    std::shared_ptr<bool> used;  // of all trees that have the tensor
-  };
   std::map<std::string, Entry, std::less<>> entries;
   std::string source;
-  WeightKind kind = WeightKind::keep;
+  struct Work {
+    Conversion how;
+    std::size_t done = 0, total = 0;  // matrices
+  };
+  std::shared_ptr<Work> work;                    // of all trees made from one
   std::vector<WeightError>* findings = nullptr;  // of noting()
+
+  /// `name`: of the tree.
+  Weight take(const std::string& name, const Entry& entry, WeightUse use, Layout layout) const {
+    if (findings != nullptr) return entry.weight;
+    Conversion& how = work->how;
+    const DType type = converted_type(entry.weight, how.kind, use);
+    if (!is_block_format(type) || entry.weight.shape().rank() != 2) layout = Layout::rows;
+    if (type == entry.weight.dtype() && layout == entry.weight.layout()) return entry.take();
+    // Vectors are not worth a place in a cache, or a word.
+    const bool matrix = entry.weight.shape().rank() > 1;
+    std::optional<Weight> known = matrix && how.before ? how.before->find(name, entry.weight, type, layout) : std::nullopt;
+    if (matrix && !known && !how.threads) how.threads = std::make_shared<ThreadPool>();
+    const Weight converted = known ? *known : convert(entry.take(), type, layout, how.threads.get(), how.cancel);
+    if (matrix && how.before && !known) how.before->add(name, entry.weight, converted);
+    if (matrix && how.on_progress) how.on_progress(entry.weight.name(), std::min(++work->done, work->total), work->total);
+    return converted;
+  }
 
   // Throws, or takes note.
   void report(WeightError error) const {
@@ -33,10 +58,11 @@ struct Weights::Store {
   }
 
   // A weight keeps the name that it has in its file, whatever a model calls it: messages then say what a user can find.
-  void add(const std::string& name, Weight weight, std::shared_ptr<bool> used = std::make_shared<bool>(false)) {
+  void add(const std::string& name, Weight weight) { add(name, Entry{std::move(weight), std::make_shared<bool>(false)}); }
+  void add(const std::string& name, Entry tensor) {
     const auto [entry, fresh] = entries.try_emplace(name);
-    if (!fresh) return report(WeightError(weight.file(), weight.name(), "there twice as '" + name + "'", "one tensor"));
-    entry->second = {std::move(weight), std::move(used)};
+    if (!fresh) return report(WeightError(tensor.weight.file(), tensor.weight.name(), "there twice as '" + name + "'", "one tensor"));
+    entry->second = std::move(tensor);
   }
   auto below(std::string_view prefix) {
     auto first = entries.lower_bound(prefix), last = first;
@@ -49,9 +75,11 @@ CHIASM_INLINE Weights::Weights() : Weights({}, "<none>") {}
 
 CHIASM_INLINE Weights::Weights(std::vector<Weight> tensors, std::string source, WeightKind kind) : store_(std::make_shared<Store>()) {
   store_->source = std::move(source);
-  store_->kind = kind;
+  store_->work = std::make_shared<Store::Work>();
+  store_->work->how.kind = kind;
   for (Weight& weight : tensors) {
     const std::string name = weight.name();
+    store_->work->total += weight.shape().rank() > 1;
     store_->add(name, std::move(weight));
   }
 }
@@ -62,30 +90,37 @@ CHIASM_INLINE Weights Weights::operator/(std::string_view child) const {
   return node;
 }
 
-CHIASM_INLINE const Weight* Weights::find(std::string_view name) const {
+CHIASM_INLINE const Weights::Entry* Weights::find(std::string_view name) const {
   const auto entry = store_->entries.find(prefix_ + std::string(name));
   if (entry == store_->entries.end()) return nullptr;
   *entry->second.used = true;
-  return &entry->second.weight;
+  return &entry->second;
 }
 
 CHIASM_INLINE Weight Weights::get(std::string_view name) const {
-  const Weight* weight = find(name);
-  if (weight == nullptr) {
-    store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", "a tensor"));
-    return Store::zeros(prefix_ + std::string(name), Shape{1});
-  }
-  if (store_->findings != nullptr) return *weight;
-  const bool has_kernels = static_cast<std::size_t>(weight->dtype()) < float_kinds;
-  if (store_->kind == WeightKind::keep) return has_kernels ? *weight : weight->to(DType::f32);
-  return weight->to(store_->kind == WeightKind::bf16 && weight->shape().rank() >= 2 ? DType::bf16 : DType::f32);
+  const Entry* const entry = find(name);
+  return entry != nullptr ? store_->take(prefix_ + std::string(name), *entry, WeightUse::product, Layout::rows) : missing(name);
 }
 
-CHIASM_INLINE const Weight* Weights::find(std::string_view name, const Shape& shape) const {
-  const Weight* weight = find(name);
-  if (weight == nullptr) store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string()));
-  else if (!(weight->shape() == shape)) store_->report(WeightError(weight->file(), weight->name(), weight->describe(), shape.to_string()));
-  else return weight;
+CHIASM_INLINE Weight Weights::stored(std::string_view name) const {
+  const Entry* const entry = find(name);
+  return entry == nullptr ? missing(name) : store_->findings != nullptr ? entry->weight : entry->take();
+}
+
+CHIASM_INLINE Weight Weights::missing(std::string_view name) const {
+  store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", "a tensor"));
+  return Store::zeros(prefix_ + std::string(name), Shape{1});
+}
+
+CHIASM_INLINE Weight Weights::converted(const Weight& weight) const {
+  return store_->take(weight.name(), Entry{weight, nullptr}, WeightUse::product, Layout::panels);
+}
+
+CHIASM_INLINE const Weights::Entry* Weights::find(std::string_view name, const Shape& shape) const {
+  const Entry* const entry = find(name);
+  if (entry == nullptr) store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string()));
+  else if (!(entry->weight.shape() == shape)) store_->report(WeightError(entry->weight.file(), entry->weight.name(), entry->weight.describe(), shape.to_string()));
+  else return entry;
   return nullptr;
 }
 
@@ -93,9 +128,23 @@ CHIASM_INLINE Weight Weights::get(std::string_view name, Shape shape) const {
   return find(name, shape) != nullptr ? get(name) : Store::zeros(prefix_ + std::string(name), shape);
 }
 
+CHIASM_INLINE Weight Weights::packed(std::string_view name, Shape shape) const {
+  const Entry* const entry = find(name, shape);
+  const std::string full = prefix_ + std::string(name);
+  return entry != nullptr ? store_->take(full, *entry, WeightUse::product, Layout::panels) : Store::zeros(full, shape);
+}
+
+CHIASM_INLINE Weight Weights::stored(std::string_view name, Shape shape) const {
+  return find(name, shape) != nullptr ? stored(name) : Store::zeros(prefix_ + std::string(name), shape);
+}
+
+CHIASM_INLINE Weight Weights::table(std::string_view name, Shape shape) const {
+  const Entry* const entry = find(name, shape);
+  return entry != nullptr ? store_->take(prefix_ + std::string(name), *entry, WeightUse::rows, Layout::rows) : Store::zeros(prefix_ + std::string(name), shape);
+}
+
 CHIASM_INLINE Tensor Weights::tensor(std::string_view name, Shape shape) const {
-  const Weight* weight = find(name, shape);
-  if (weight != nullptr) return weight->to_f32();
+  if (const Entry* const entry = find(name, shape)) return entry->take().to_f32();
   // A vector or a small table. Zeros of any other size would be an allocation that a file asks for and nothing backs.
   if (shape.size() > (std::size_t{1} << 26)) throw ShapeError("Weights::tensor", prefix_ + std::string(name) + " " + shape.to_string());
   return Tensor(shape);
@@ -132,13 +181,29 @@ CHIASM_INLINE void Weights::expect_all_used() const {
 }
 
 CHIASM_INLINE Weights Weights::renamed(FunctionRef<std::string(std::string_view)> rename) const {
-  Weights other({}, store_->source, store_->kind);
+  Weights other({}, store_->source);
+  other.store_->work = store_->work;
   other.store_->findings = store_->findings;
   const auto [first, last] = store_->below(prefix_);
   for (auto entry = first; entry != last; ++entry) {
     std::string name = rename(std::string_view(entry->first).substr(prefix_.size()));
-    if (!name.empty()) other.store_->add(name, entry->second.weight, entry->second.used);
+    if (!name.empty()) other.store_->add(name, entry->second);
   }
+  return other;
+}
+
+CHIASM_INLINE Weights Weights::reordered(FunctionRef<RowOrder(const Weight&)> order) const {
+  Weights other = renamed([](std::string_view name) { return std::string(name); });
+  for (auto& [name, entry] : other.store_->entries)
+    if (RowOrder rows = order(entry.weight)) entry.order = std::move(rows);
+  return other;
+}
+
+CHIASM_INLINE Weights Weights::converting(Conversion conversion) const {
+  Weights other = renamed([](std::string_view name) { return std::string(name); });
+  other.store_->work = std::make_shared<Store::Work>();
+  other.store_->work->how = std::move(conversion);
+  for (const auto& [name, entry] : other.store_->entries) other.store_->work->total += entry.weight.shape().rank() > 1;
   return other;
 }
 
@@ -146,7 +211,7 @@ CHIASM_INLINE Weights Weights::merged(const Weights& more) const {
   const auto keep = [](std::string_view name) { return std::string(name); };
   Weights both = renamed(keep);
   const auto [first, last] = more.store_->below(more.prefix_);
-  for (auto entry = first; entry != last; ++entry) both.store_->add(entry->first.substr(more.prefix_.size()), entry->second.weight, entry->second.used);
+  for (auto entry = first; entry != last; ++entry) both.store_->add(entry->first.substr(more.prefix_.size()), entry->second);
   return both;
 }
 

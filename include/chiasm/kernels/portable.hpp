@@ -35,9 +35,15 @@ namespace kernels::CHIASM_PORTABLE {
 
 #include <chiasm/kernels/body/rows.inl>
 
+#include <chiasm/kernels/body/blocks.inl>
+
 #include <chiasm/kernels/body/gemm.inl>
 
 #include <chiasm/kernels/body/gemv.inl>
+
+#include <chiasm/kernels/body/block_gemv.inl>
+
+#include <chiasm/kernels/body/kv.inl>
 
 #include <chiasm/kernels/body/attention.inl>
 

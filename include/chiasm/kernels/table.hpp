@@ -6,24 +6,31 @@
 
 #include <chiasm/core/activation.hpp>
 #include <chiasm/core/dtype.hpp>
+#include <chiasm/core/panel.hpp>
 #include <chiasm/kernels/isa.hpp>
+#include <chiasm/kernels/kv_layout.hpp>
 
 #include <cstddef>
 
 namespace chiasm::inline CHIASM_ABI {
 namespace kernels {
 
-/// Where a product goes, and what is done on its way there: y = activation(product + bias) + residual.
+/// Where a product goes, and what is done on its way there: y = activation(product + bias) + residual, or, of a gated product,
+/// activation(gate's product + gate_bias) * (product + bias). In rows, or as the packed x of a product to come.
 struct Output {
   float* y = nullptr;
   std::size_t stride = 0;           // of y's rows
   const float* bias = nullptr;      // (N) or null
-  const float* residual = nullptr;  // (M, N) or null; may be y itself
+  const float* residual = nullptr;  // (M, N) or null; may be y itself. Rows only
   std::size_t residual_stride = 0;
   Activation activation = Activation::none;
+  const float* gate_bias = nullptr;  // (N) or null
+  void* packed = nullptr;            // instead of y: x of the same tokens as Gemm::pack would have it, of depth N
+  std::size_t packed_depth = 0;      // N
 };
 
 /// y (tokens, N) = x (tokens, depth) Wᵀ for many tokens: x is packed once, then ranges of panels and outputs are independent.
+/// Weights in block formats lie in panels (core/panel.hpp): `weight_stride` is then the bytes of a panel.
 struct GemmCall {
   const void* packed = nullptr;  // from Gemm::pack
   std::size_t tokens = 0, depth = 0;
@@ -32,15 +39,17 @@ struct GemmCall {
   std::size_t panel_begin = 0, panel_end = 0;    // panels of Gemm::panel tokens
   std::size_t output_begin = 0, output_end = 0;  // of [0, N)
   Output out;
-  void* scratch = nullptr;  // Gemm::scratch_bytes, 64-byte aligned
+  void* scratch = nullptr;     // Gemm::scratch_bytes, 64-byte aligned
+  const void* gate = nullptr;  // of a gated product: W of the gate, as `weight` is. Packed outputs only
 };
 
 struct Gemm {
   std::size_t panel = 0;  // tokens of a panel
-  std::size_t step = 0;   // ranges of outputs that begin at a multiple of this waste nothing
+  std::size_t step = 0;   // ranges of outputs begin at multiples of this, or else waste time; of packed outputs they must
+  std::size_t block = 0;  // outputs for which x is read once: pieces of fewer read it from memory more often
   std::size_t scratch_bytes = 0;
   std::size_t (*packed_bytes)(std::size_t tokens, std::size_t depth) noexcept = nullptr;
-  /// Packs panels [begin, end) of x, whose rows lie `stride` floats apart, to 64-byte aligned memory.
+  /// Packs panels [begin, end) of x, whose rows lie `stride` floats apart, to 64-byte aligned memory. `x` is the first row of panel `begin`.
   void (*pack)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, std::size_t begin, std::size_t end,
                void* packed) noexcept = nullptr;
   void (*run)(const GemmCall& call) noexcept = nullptr;
@@ -56,14 +65,25 @@ struct GemvCall {
   Output out;
 };
 
+/// The same by activations of eight bits, for weights in block formats: any number of tokens.
+struct QuantizedCall {
+  const void* quantized = nullptr;  // from Table::quantize
+  std::size_t tokens = 0, depth = 0;
+  const void* weight = nullptr;
+  std::size_t weight_stride = 0;  // bytes of a panel
+  std::size_t output_begin = 0, output_end = 0;
+  Output out;
+};
+
 /// Softmax(scale q kᵀ + bias) v for rows of one key-value head. A row is a pair of a query and one of the heads that share the
 /// key-value head: row r is query r / group, head kv_head * group + r % group, with group = heads / kv_heads.
 struct AttentionCall {
   const float* q = nullptr;  // query i of head h at q + i * q_row + h * head_dim
   std::size_t q_row = 0;
-  const float* k = nullptr;  // key j of head g at k + j * k_row + g * k_head
+  KvKind kind = KvKind::f32;  // automatic: f32
+  const void* k = nullptr;    // f32: key j of head g at k + j * k_row + g * k_head floats. Else head g's blocks of kv_layout.hpp at k + g * k_head bytes
   std::size_t k_row = 0, k_head = 0;
-  const float* v = nullptr;
+  const void* v = nullptr;
   std::size_t v_row = 0, v_head = 0;
   float* y = nullptr;  // query i of head h at y + i * y_row + h * v_dim
   std::size_t y_row = 0;
@@ -78,13 +98,26 @@ struct AttentionCall {
   const float* distance_bias = nullptr;                 // head h's entry [j - (offset + i)], before or behind the pointer, is added
   std::size_t distance_bias_head = 0;
   std::size_t kv_head = 0, row_begin = 0, row_end = 0;  // the part to compute: at most Attention::rows rows
-  void* scratch = nullptr;                              // Attention::scratch_bytes(head_dim, v_dim), 64-byte aligned
+  // A part of the keys, [key_begin, key_end): their sums go to `partial`, v_dim + 2 floats for each row, and Attention::combine makes y of all parts.
+  std::size_t key_begin = 0, key_end = static_cast<std::size_t>(-1);
+  float* partial = nullptr;
+  void* scratch = nullptr;  // Attention::scratch_bytes(head_dim, v_dim), 64-byte aligned
 };
 
 struct Attention {
   std::size_t rows = 0;  // the most rows of one call; ranges should begin at a multiple of it
   std::size_t (*scratch_bytes)(std::size_t head_dim, std::size_t v_dim) noexcept = nullptr;
   void (*run)(const AttentionCall& call) noexcept = nullptr;
+  /// One row's `count` partial results, `stride` floats apart.
+  void (*combine)(const float* partials, std::size_t count, std::size_t stride, std::size_t v_dim, float* y) noexcept = nullptr;
+};
+
+/// Ways into and out of caches.
+struct KvStore {
+  void (*write_keys)(const KvRows& rows) noexcept = nullptr;
+  void (*write_values)(const KvRows& rows) noexcept = nullptr;
+  void (*read_keys)(const KvRows& rows) noexcept = nullptr;
+  void (*read_values)(const KvRows& rows) noexcept = nullptr;
 };
 
 struct Table {
@@ -92,10 +125,18 @@ struct Table {
 
   // Products, by Compute (f32, bf16: activations may be rounded to bf16) and by the weights' DType: kinds differ in `run` only,
   // so that one packed x serves weights of several kinds. Attention by Compute.
-  Gemm gemm[2][float_kinds];
-  void (*gemv[float_kinds])(const GemvCall& call) noexcept = {};
+  Gemm gemm[2][weight_kinds];
+  void (*gemv[weight_kinds])(const GemvCall& call) noexcept = {};
   std::size_t gemv_tokens = 0;  // up to so many tokens gemv is the faster one
+
+  // Products of block formats by activations of eight bits; null where a tier has none.
+  std::size_t (*quantized_bytes)(std::size_t tokens, std::size_t depth) noexcept = nullptr;
+  /// Rows of x, `stride` floats apart, one behind the other: row t begins at quantized_bytes(t, depth). x that is not finite makes its products NaN.
+  void (*quantize)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, void* quantized) noexcept = nullptr;
+  void (*gemv_i8[weight_kinds])(const QuantizedCall& call) noexcept = {};
+  std::size_t i8_tokens = 0;  // up to so many tokens they are faster than gemm
   Attention attention[2];
+  KvStore kv;
 
   // Rows. y may be x.
   void (*softmax)(const float* x, float* y, std::size_t n) noexcept = nullptr;  // all -inf gives 0

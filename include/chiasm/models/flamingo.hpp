@@ -93,7 +93,7 @@ class OpenFlamingo {
                       })
                       .merged(ours);
     const std::size_t rows = vocabulary(all);
-    if (all.contains(head) && !ours.contains(head) && rows > 0) all = all.with(head, resized(all.get(head), rows));
+    if (all.contains(head) && !ours.contains(head) && rows > 0) all = all.with(head, resized(all.stored(head), rows));
     return all;
   }
 
@@ -131,7 +131,7 @@ class OpenFlamingo {
   static std::size_t vocabulary(const Weights& w) {
     for (const char* const name : {"transformer.wte.weight", "gpt_neox.embed_in.weight", "model.decoder.embed_tokens.weight", "model.embed_tokens.weight"})
       if (w.contains(name))
-        if (const Weight table = w.get(name); table.shape().rank() == 2) return table.shape()[0];
+        if (const Weight table = w.stored(name); table.shape().rank() == 2) return table.shape()[0];
     return 0;
   }
 
@@ -140,7 +140,7 @@ class OpenFlamingo {
   static Weight resized(const Weight& head, std::size_t rows) {
     if (head.shape().rank() != 2 || head.shape()[0] == rows) return head;
     if (head.shape()[0] > rows) return head.slice(0, rows);
-    const auto bytes = std::make_shared<std::vector<std::byte>>(rows * head.shape()[1] * size_of(head.dtype()));
+    const auto bytes = std::make_shared<std::vector<std::byte>>(bytes_of(head.dtype(), Shape{rows, head.shape()[1]}));
     std::memcpy(bytes->data(), head.data(), head.bytes());
     return Weight(head.name(), head.dtype(), Shape{rows, head.shape()[1]}, bytes->data(), bytes, head.file());
   }
@@ -149,7 +149,7 @@ class OpenFlamingo {
     PerceiverResamplerConfig c;
     c.width = width;
     c.intermediate_size = 4 * width;
-    const auto rows = [&](const char* name, std::size_t fallback) { return w.contains(name) && w.get(name).shape().rank() > 0 ? w.get(name).shape()[0] : fallback; };
+    const auto rows = [&](const char* name, std::size_t fallback) { return w.contains(name) && w.stored(name).shape().rank() > 0 ? w.stored(name).shape()[0] : fallback; };
     c.latents = rows("latents", c.latents);
     c.max_frames = rows("frame_embs", 0);
     c.max_media = rows("media_time_embs", 0);

@@ -47,7 +47,7 @@ class GptNeoxAttention {
     attend_.causal = true;
   }
 
-  Tensor operator()(Context& ctx, View x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
+  Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
     const std::size_t width = x.columns();
     Tensor qkv = sorted(ctx, query_key_value_(ctx, x));                                    // (T, 3 D)
     pass.rotate(ctx, qkv.view().column_slice(0, 2 * width), attend_.head_dim);             // queries and keys alike
@@ -85,8 +85,8 @@ class GptNeoxLayer {
         use_parallel_residual_(c.use_parallel_residual) {}
 
   Tensor operator()(Context& ctx, View x, const DecoderPass& pass) const {  // (T, D) -> (T, D)
-    const Tensor y = attention_(ctx, input_layernorm_(ctx, x), pass, x);
-    return mlp_(ctx, post_attention_layernorm_(ctx, use_parallel_residual_ ? x : View(y)), y);
+    const Tensor y = attention_(ctx, input_layernorm_.operand(ctx, x), pass, x);
+    return mlp_(ctx, post_attention_layernorm_.operand(ctx, use_parallel_residual_ ? x : View(y)), y);
   }
 
  private:

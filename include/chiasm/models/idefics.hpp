@@ -75,7 +75,7 @@ class IdeficsText final : public LanguageModel {
     if (additional == 0) return;
     additional_embedding_ = Embedding(w / "additional_embedding", additional, config.hidden_size);
     const bool tied = !w.contains("lm_head") && !w.contains("additional_fc");
-    additional_fc_ = tied ? Linear(additional_embedding_.weight(), Tensor()) : Linear(w / "additional_fc", config.hidden_size, additional, false);
+    additional_fc_ = tied ? Linear(w.converted(additional_embedding_.weight()), Tensor()) : Linear(w / "additional_fc", config.hidden_size, additional, false);
   }
 
   const Llama& llama() const noexcept { return llama_; }
@@ -173,7 +173,7 @@ class Idefics {
 
   static IdeficsConfig counted(const Weights& w, IdeficsConfig c) {
     if (w.contains("additional_embedding.weight"))
-      if (const Shape shape = w.get("additional_embedding.weight").shape(); shape.rank() == 2) c.additional_vocab_size = shape[0];
+      if (const Shape shape = w.stored("additional_embedding.weight").shape(); shape.rank() == 2) c.additional_vocab_size = shape[0];
     return c;
   }
 

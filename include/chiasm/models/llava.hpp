@@ -108,7 +108,7 @@ class Llava {
 
  private:
   Llava(const Weights& w, const Json& config, LlavaConfig c)
-      : config_(std::move(c)),
+      : config_(as_far_as_there(std::move(c), w / "vision_tower")),
         vision_tower_(w / "vision_tower", config_.vision),
         language_model_(make_text_model(w / "language_model", config.find("text_config"))),
         multi_modal_projector_(w / "multi_modal_projector", config_.vision.hidden_size * config_.vision_feature_layer.size(),
@@ -116,6 +116,12 @@ class Llava {
     if (config_.anyres) image_newline_ = w.tensor("image_newline", Shape{language_model_->hidden_size()});
     (w / "vision_tower").ignore("vision_tower.head.");  // SigLIP's pooling, which LLaVA does not use
     w.expect_all_used();
+  }
+
+  /// The tower's last norm is never run, and files made for LLaVA alone leave it out.
+  static LlavaConfig as_far_as_there(LlavaConfig c, const Weights& tower) {
+    c.vision.post_norm = tower.contains("post_layernorm");
+    return c;
   }
 
   static Tensor without_first(Context& ctx, View x) {  // (N, T, D) -> (N, T - 1, D)

@@ -88,7 +88,7 @@ class MptAttention {
     attend_.causal = true;
   }
 
-  Tensor operator()(Context& ctx, View x, const DecoderPass& pass, const float* alibi_slopes, View residual) const {  // (T, D) -> (T, D)
+  Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, const float* alibi_slopes, View residual) const {  // (T, D) -> (T, D)
     const std::size_t width = x.columns();
     Tensor qkv = Wqkv_(ctx, x);                                                                                       // (T, 3 D)
     if (clip_qkv_ != 0)
@@ -119,8 +119,8 @@ class MptBlock {
         ffn_(w / "ffn", "up_proj", "down_proj", c.d_model, c.expansion_ratio * c.d_model, c.d_model, Activation::gelu, w.contains("ffn.up_proj.bias")) {}
 
   Tensor operator()(Context& ctx, View x, const DecoderPass& pass, const float* alibi_slopes) const {  // (T, D) -> (T, D)
-    const Tensor y = attn_(ctx, norm_1_(ctx, x), pass, alibi_slopes, x);
-    return ffn_(ctx, norm_2_(ctx, y), y);
+    const Tensor y = attn_(ctx, norm_1_.operand(ctx, x), pass, alibi_slopes, x);
+    return ffn_(ctx, norm_2_.operand(ctx, y), y);
   }
 
  private:
@@ -190,7 +190,7 @@ class Mpt : public DecoderStack {
   static MptConfig settled(MptConfig c, const Weights& w) {
     if (!w.contains("wpe")) c.alibi = true;
     const std::string_view up = "blocks.0.ffn.up_proj.weight";
-    if (c.expansion_ratio != 4 && w.contains(up) && w.get(up).shape() == Shape{4 * c.d_model, c.d_model}) c.expansion_ratio = 4;
+    if (c.expansion_ratio != 4 && w.contains(up) && w.stored(up).shape() == Shape{4 * c.d_model, c.d_model}) c.expansion_ratio = 4;
     return c;
   }
 

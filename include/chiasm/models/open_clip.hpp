@@ -123,7 +123,7 @@ struct ClipVision {
     for (const std::string& name : w.names()) {  // queries, keys and values are one matrix
       const std::size_t at = name.rfind(".in_proj_");
       if (at == std::string::npos) continue;
-      const Weight all = w.get(name);
+      const Weight all = w.stored(name);
       if (all.shape().rank() == 0 || all.shape()[0] % 3 != 0) continue;  // to be found missing
       const std::size_t rows = all.shape()[0] / 3;
       for (std::size_t part = 0; part < 3; ++part) w = w.with(name.substr(0, at) + "." + "qkv"[part] + "_proj." + name.substr(at + 9), all.slice(part * rows, rows));

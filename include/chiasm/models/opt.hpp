@@ -56,7 +56,7 @@ class OptAttention {
     attend_.causal = true;
   }
 
-  Tensor operator()(Context& ctx, View x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
+  Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
     const std::size_t width = x.columns();
     const Tensor qkv = qkv_(ctx, x);                                                       // (T, 3 D)
     const View all = qkv;
@@ -80,8 +80,8 @@ class OptLayer {
 
   Tensor operator()(Context& ctx, View x, const DecoderPass& pass) const {  // (T, D) -> (T, D)
     if (do_layer_norm_before_) {
-      const Tensor y = self_attn_(ctx, self_attn_layer_norm_(ctx, x), pass, x);
-      return mlp_(ctx, final_layer_norm_(ctx, y), y);
+      const Tensor y = self_attn_(ctx, self_attn_layer_norm_.operand(ctx, x), pass, x);
+      return mlp_(ctx, final_layer_norm_.operand(ctx, y), y);
     }
     const Tensor y = self_attn_layer_norm_(ctx, self_attn_(ctx, x, pass, x));
     return final_layer_norm_(ctx, mlp_(ctx, y, y));

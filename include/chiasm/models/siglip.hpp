@@ -11,19 +11,12 @@ namespace chiasm::inline CHIASM_ABI {
 class AttentionPooling {
  public:
   AttentionPooling(const Weights& w, const VitConfig& c)
-      : probe_(w.tensor("probe", Shape{1, 1, c.hidden_size})),
-        in_proj_((w / "attention").get("in_proj_weight", Shape{3 * c.hidden_size, c.hidden_size})),
-        bias_((w / "attention").tensor("in_proj_bias", Shape{3 * c.hidden_size})),
-        out_proj_(w / "attention" / "out_proj", c.hidden_size, c.hidden_size),
-        layernorm_(w / "layernorm", c.hidden_size, c.layer_norm_eps),
-        mlp_(w / "mlp", "fc1", "fc2", c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act),
-        heads_(c.num_attention_heads) {}
+      : AttentionPooling(w, c, (w / "attention").stored("in_proj_weight", Shape{3 * c.hidden_size, c.hidden_size}),
+                         (w / "attention").tensor("in_proj_bias", Shape{3 * c.hidden_size})) {}
 
   Tensor operator()(Context& ctx, View x) const {  // (N, T, D) -> (N, D)
     const std::size_t images = x.shape()[0], length = x.shape()[1], width = x.columns(), head_dim = width / heads_;
-    Tensor q = ctx.empty(Shape{1, width}), kv = ctx.empty(Shape{images, length, 2 * width});
-    matmul(ctx, probe_.view().reshape(Shape{1, width}), in_proj_.slice(0, width), q.view(), with_bias(0));
-    matmul(ctx, x, in_proj_.slice(width, 2 * width), kv.view(), with_bias(width));
+    const Tensor q = q_proj_(ctx, probe_.view().reshape(Shape{1, width})), kv = kv_proj_(ctx, x);
     Tensor read = ctx.empty(Shape{images, width});  // (N, D)
     for (std::size_t n = 0; n < images; ++n) {
       const float* keys = kv.row(n * length);
@@ -38,15 +31,18 @@ class AttentionPooling {
   }
 
  private:
-  Epilogue with_bias(std::size_t begin) const {
-    Epilogue epilogue;
-    epilogue.bias = bias_.data() + begin;
-    return epilogue;
-  }
+  /// `in_proj`: queries, keys, values, one below the other.
+  AttentionPooling(const Weights& w, const VitConfig& c, const Weight& in_proj, const Tensor& bias)
+      : probe_(w.tensor("probe", Shape{1, 1, c.hidden_size})),
+        q_proj_(w.converted(in_proj.slice(0, c.hidden_size)), Tensor(Shape{c.hidden_size}, bias.values().first(c.hidden_size))),
+        kv_proj_(w.converted(in_proj.slice(c.hidden_size, 2 * c.hidden_size)), Tensor(Shape{2 * c.hidden_size}, bias.values().subspan(c.hidden_size))),
+        out_proj_(w / "attention" / "out_proj", c.hidden_size, c.hidden_size),
+        layernorm_(w / "layernorm", c.hidden_size, c.layer_norm_eps),
+        mlp_(w / "mlp", "fc1", "fc2", c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act),
+        heads_(c.num_attention_heads) {}
+
   Tensor probe_;
-  Weight in_proj_;  // queries, keys, values, one below the other
-  Tensor bias_;
-  Linear out_proj_;
+  Linear q_proj_, kv_proj_, out_proj_;
   LayerNorm layernorm_;
   Mlp mlp_;
   std::size_t heads_;

@@ -71,7 +71,7 @@ class T5Attention {
     attend_.layer = layer;
   }
 
-  Tensor operator()(Context& ctx, View x, const DistanceBias& bias, View residual) const {  // (S, D) -> (S, D)
+  Tensor operator()(Context& ctx, const Operand& x, const DistanceBias& bias, View residual) const {  // (S, D) -> (S, D)
     const Tensor qkv = qkv_(ctx, x);                                                        // (S, 3 H d)
     const std::size_t width = qkv.columns() / 3;
     const KvView kv{qkv.data() + width, qkv.data() + 2 * width, qkv.rows(), 3 * width, attend_.head_dim, 3 * width, attend_.v_dim};
@@ -81,7 +81,7 @@ class T5Attention {
     return o_(ctx, attention(ctx, qkv.view().column_slice(0, width), kv, attend), Activation::none, residual);
   }
 
-  Tensor operator()(Context& ctx, View x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
+  Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
     const Tensor qkv = qkv_(ctx, x);                                                       // (T, 3 H d)
     const View all = qkv;
     const std::size_t width = qkv.columns() / 3;
@@ -105,7 +105,7 @@ class T5FeedForward {
   }
 
   Tensor operator()(Context& ctx, View x) const {  // (T, D) -> (T, D)
-    const Tensor y = layer_norm_(ctx, x);
+    const Operand y = layer_norm_.operand(ctx, x);
     return is_gated_ ? gated_(ctx, y, x) : dense_(ctx, y, x);
   }
 
@@ -122,7 +122,7 @@ class T5EncoderBlock {
       : layer_norm_(w / 0 / "layer_norm", c.d_model, c.layer_norm_epsilon), self_attention_(w / 0 / "SelfAttention", c, layer), feed_forward_(w / 1, c) {}
 
   Tensor operator()(Context& ctx, View x, const DistanceBias& bias) const {  // (S, D) -> (S, D)
-    return feed_forward_(ctx, self_attention_(ctx, layer_norm_(ctx, x), bias, x));
+    return feed_forward_(ctx, self_attention_(ctx, layer_norm_.operand(ctx, x), bias, x));
   }
 
  private:
@@ -143,7 +143,7 @@ class T5DecoderBlock {
   const EncoderDecoderAttention& enc_dec_attention() const noexcept { return enc_dec_attention_; }
 
   Tensor operator()(Context& ctx, View x, const DecoderPass& pass, const KvCache::Layer& memory) const {  // (T, D) -> (T, D)
-    Tensor y = self_attention_(ctx, self_layer_norm_(ctx, x), pass, x);
+    Tensor y = self_attention_(ctx, self_layer_norm_.operand(ctx, x), pass, x);
     if (memory.length() > 0) {
       const std::size_t position = pass.batch.empty() ? 0 : (*pass.batch[0].cache)[pass.layer].length() - pass.batch[0].rows;
       y = enc_dec_attention_(ctx, cross_layer_norm_(ctx, y), memory, position, y);
@@ -204,7 +204,7 @@ struct T5DecoderWeights {
         relative_attention_bias(w / "decoder" / "block" / 0 / "layer" / 0 / "SelfAttention" / "relative_attention_bias", c.relative_attention_num_buckets,
                                 c.relative_attention_max_distance, c.num_heads, false),
         final_layer_norm(w / "decoder" / "final_layer_norm", c.d_model, c.layer_norm_epsilon),
-        lm_head(w.contains("lm_head") ? Linear(w / "lm_head", c.d_model, c.vocab_size, false) : Linear(shared.weight(), Tensor())) {
+        lm_head(w.contains("lm_head") ? Linear(w / "lm_head", c.d_model, c.vocab_size, false) : Linear(w.converted(shared.weight()), Tensor())) {
     block.reserve(c.num_decoder_layers);
     for (std::size_t i = 0; i < c.num_decoder_layers; ++i) block.emplace_back(w / "decoder" / "block" / i / "layer", c, i);
     (w / "decoder").ignore("EncDecAttention.relative_attention_bias");  // the first files have one, which was never used

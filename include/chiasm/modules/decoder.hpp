@@ -37,7 +37,7 @@ class DecoderAttention {
     attend_.window = window;
   }
 
-  Tensor operator()(Context& ctx, View x, const DecoderPass& pass, View residual) const {
+  Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
     Tensor qkv = qkv_(ctx, x);                                                          // (T, (H + 2 Kv) d)
     const std::size_t width = attend_.heads * attend_.head_dim, kv_width = attend_.kv_heads * attend_.head_dim;
     pass.rotate(ctx, qkv.view().column_slice(0, width + kv_width), attend_.head_dim);  // queries and keys alike
@@ -60,8 +60,8 @@ class DecoderLayer {
         mlp_(w / "mlp", c.hidden_size, c.intermediate_size, c.hidden_act, c.mlp_bias) {}
 
   Tensor operator()(Context& ctx, View x, const DecoderPass& pass) const {  // (T, D) -> (T, D)
-    const Tensor y = self_attn_(ctx, input_layernorm_(ctx, x), pass, x);
-    return mlp_(ctx, post_attention_layernorm_(ctx, y), y);
+    const Tensor y = self_attn_(ctx, input_layernorm_.operand(ctx, x), pass, x);
+    return mlp_(ctx, post_attention_layernorm_.operand(ctx, y), y);
   }
 
  private:
@@ -83,7 +83,8 @@ class Decoder : public DecoderStack {
     layers_.reserve(config_.num_hidden_layers);
     for (std::size_t i = 0; i < config_.num_hidden_layers; ++i)
       layers_.emplace_back(w / "model" / "layers" / i, config_, config_.windows.empty() ? 0 : config_.windows[i]);
-    rope_ = Rope(config_.rope);  // after the weights have confirmed the size of a head
+    const Tensor divisors = w.contains("rope_freqs") ? (w / "rope_freqs").tensor("weight", Shape{config_.rope.dim / 2}) : Tensor();
+    rope_ = Rope(config_.rope, divisors.values());  // after the weights have confirmed the size of a head
     lm_head_ = head(w, "lm_head", embed_tokens_);
     w.ignore("rotary_emb.inv_freq");
   }

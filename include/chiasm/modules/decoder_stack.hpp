@@ -28,7 +28,9 @@ struct DecoderPass {
     sin = ctx.empty(cos.shape());
     std::size_t begin = 0;
     for (const Sequence& sequence : batch) {
-      by.angles(sequence.cache->length(), sequence.rows, cos.slice(begin, sequence.rows), sin.slice(begin, sequence.rows));
+      const std::size_t length = sequence.cache->length(), together = sequence.steps ? 1 : sequence.rows;
+      for (std::size_t t = 0; t < sequence.rows; t += together)
+        by.angles(length + t, together, cos.slice(begin + t, together), sin.slice(begin + t, together));
       begin += sequence.rows;
     }
   }
@@ -132,11 +134,13 @@ class DecoderStack : public LanguageModel {
   /// The output projection. As the reference: a head that is in the file counts, even one that differs under tie_word_embeddings; some files
   /// that are not tied by their configuration leave it out.
   Linear head(const Weights& w, std::string_view name, const Embedding& embeddings) const {
-    return w.contains(name) ? Linear(w / name, sizes_.embedding_size, sizes_.vocab_size, false) : Linear(embeddings.weight(), Tensor());
+    return w.contains(name) ? Linear(w / name, sizes_.embedding_size, sizes_.vocab_size, false) : Linear(w.converted(embeddings.weight()), Tensor());
   }
 
  private:
   Tensor blocks(Context& ctx, View embeddings, DecoderPass pass, const BlockHook* before_block) const {
+    bool reads = false;  // a prompt, in place of taking steps
+    for (const Sequence& sequence : pass.batch) reads = reads || (sequence.rows > 1 && !sequence.steps);
     Tensor x = begin(ctx, embeddings, pass);
     for (; pass.layer < sizes_.num_hidden_layers; ++pass.layer) {
       ctx.check_cancelled();
@@ -144,7 +148,7 @@ class DecoderStack : public LanguageModel {
       ctx.observe("hidden", pass.layer, x);
       x = block(ctx, x, pass);
       ctx.observe("layer", pass.layer, x);
-      if (x.rows() > pass.batch.size()) ctx.progress("prefill", pass.layer + 1, sizes_.num_hidden_layers);
+      if (reads) ctx.progress("prefill", pass.layer + 1, sizes_.num_hidden_layers);
     }
     x = end(ctx, std::move(x));
     ctx.observe("hidden", sizes_.num_hidden_layers, x);

@@ -29,7 +29,7 @@ class SelfAttention {
         heads_(c.num_attention_heads) {}
 
   /// Adds `residual`. `mask`, if any, is (N, T, T) and added to the scores.
-  Tensor operator()(Context& ctx, View x, bool causal, View mask, View residual) const {  // (N, T, D) -> (N, T, D)
+  Tensor operator()(Context& ctx, const Operand& x, bool causal, View mask, View residual) const {  // (N, T, D) -> (N, T, D)
     const std::size_t sequences = x.shape()[0], length = x.shape()[1], width = x.columns(), head_dim = width / heads_;
     const Tensor qkv = qkv_(ctx, x);                // (N, T, 3 D)
     Tensor mixed = ctx.empty(x.shape());            // (N, T, D)
@@ -61,8 +61,8 @@ class EncoderLayer {
         mlp_(w / "mlp", "fc1", "fc2", c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act) {}
 
   Tensor operator()(Context& ctx, View x, bool causal = false, View mask = {}) const {  // (N, T, D) -> (N, T, D)
-    const Tensor y = self_attn_(ctx, layer_norm1_(ctx, x), causal, mask, x);
-    return mlp_(ctx, layer_norm2_(ctx, y), y);
+    const Tensor y = self_attn_(ctx, layer_norm1_.operand(ctx, x), causal, mask, x);
+    return mlp_(ctx, layer_norm2_.operand(ctx, y), y);
   }
 
  private:

@@ -103,7 +103,8 @@ class GatedCrossAttention {
       Tensor seen = look(ctx, norm_(ctx, x), keys_values, runs, layer, position);  // (T, D)
       add_gated(ctx, attn_gate_, seen, x);
     }
-    Tensor thought = gated_mlp_ ? gated_ff_(ctx, ff_norm_(ctx, x)) : ff_(ctx, ff_norm_(ctx, x));
+    const Operand normed = ff_norm_(ctx, x);
+    Tensor thought = gated_mlp_ ? gated_ff_(ctx, normed) : ff_(ctx, normed);
     add_gated(ctx, ff_gate_, thought, x);
   }
 
@@ -122,7 +123,7 @@ class GatedCrossAttention {
       if (c.rms_norm) rms_ = RmsNorm(w, c.hidden_size, c.norm_eps);
       else layer_ = LayerNorm(w, c.hidden_size, c.norm_eps);
     }
-    Tensor operator()(Context& ctx, View x) const { return is_rms_ ? rms_(ctx, x) : layer_(ctx, x); }
+    Operand operator()(Context& ctx, View x) const { return is_rms_ ? rms_.operand(ctx, x) : layer_.operand(ctx, x); }
 
    private:
     LayerNorm layer_;
@@ -156,14 +157,14 @@ class GatedCrossAttention {
   static Tensor gate(const Weights& w, std::string_view name, std::size_t width) {  // tanh, (1) or (D)
     Shape shape{1};
     if (w.contains(name))
-      if (const Shape stored = w.get(name).shape(); stored.size() == 1 || stored.size() == width) shape = stored;
+      if (const Shape stored = w.stored(name).shape(); stored.size() == 1 || stored.size() == width) shape = stored;
     Tensor gate = w.tensor(name, shape).reshape(Shape{shape.size()});
     for (float& alpha : gate.values()) alpha = std::tanh(alpha);
     return gate;
   }
 
   /// Run by run, each over its own media alone: the same as one matrix of scores with most of it masked, for a part of its cost. Rows that see nothing get 0.
-  Tensor look(Context& ctx, View x, View keys_values, std::span<const MediaRun> runs, std::size_t layer, std::size_t position) const {  // (T, D) -> (T, D)
+  Tensor look(Context& ctx, const Operand& x, View keys_values, std::span<const MediaRun> runs, std::size_t layer, std::size_t position) const {  // (T, D) -> (T, D)
     Tensor q = to_q_(ctx, x);                                                                                     // (T, H d)
     if (qk_norm_) q_norm_.heads(ctx, q);
     Tensor mixed = ctx.empty(q.shape());                                                                          // (T, H d)

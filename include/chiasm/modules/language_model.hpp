@@ -12,6 +12,8 @@ namespace chiasm::inline CHIASM_ABI {
 struct Sequence {
   KvCache* cache = nullptr;
   std::size_t rows = 0;
+  // The rows are steps of an answer, at most kernels().gemv_tokens of them: each becomes, bit for bit, what it becomes in a pass of its own.
+  bool steps = false;
 };
 
 /// The decoder's seam: called before block `layer` with the hidden states of the batch, (sum of rows, D), which it may change.

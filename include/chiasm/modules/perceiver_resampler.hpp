@@ -97,7 +97,7 @@ class PerceiverResampler {
 
     Tensor operator()(Context& ctx, View x, View latents, std::size_t layer) const {  // (N, V, D), (N, L, D) -> (N, L, D)
       const Tensor y = attend(ctx, x, latents, layer);
-      return ff_(ctx, ff_norm_(ctx, y), y);
+      return ff_(ctx, ff_norm_.operand(ctx, y), y);
     }
 
    private:

@@ -16,7 +16,7 @@ class Projector {
 
   Tensor operator()(Context& ctx, View x) const {  // (..., in) -> (..., out)
     if (linear_2_.in_features() == 0) return linear_1_(ctx, x);
-    return linear_2_(ctx, linear_1_(ctx, x, activation_));
+    return linear_2_(ctx, linear_1_.operand(ctx, x, activation_));
   }
 
  private:

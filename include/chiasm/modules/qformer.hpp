@@ -96,7 +96,7 @@ class QFormerFeedForward {
         activation_(c.hidden_act) {}
 
   Tensor operator()(Context& ctx, View x) const {  // (N, T, D) -> (N, T, D)
-    return norm_(ctx, output_(ctx, intermediate_(ctx, x, activation_), Activation::none, x));
+    return norm_(ctx, output_(ctx, intermediate_.operand(ctx, x, activation_), Activation::none, x));
   }
 
  private:

@@ -18,6 +18,7 @@ struct VitConfig {
   float layer_norm_eps = 1e-5f;
   // CLIP has a class token, a norm before the first block and patches without bias; SigLIP has none of the two and a bias.
   bool class_token = true, pre_norm = true, patch_bias = false;
+  bool post_norm = true;  // false: the file ends with the last block
   // EVA-CLIP has a class token and a bias, but no norm; one matrix makes queries, keys and values; class token and positions are [1, ., D].
   bool fused_qkv = false, qkv_bias = true;
 
@@ -72,7 +73,7 @@ class Vit {
     const EncoderLayerConfig layer{c.hidden_size, c.intermediate_size, c.num_attention_heads, c.hidden_act, c.layer_norm_eps, c.fused_qkv, c.qkv_bias};
     layers_.reserve(c.num_hidden_layers);
     for (std::size_t i = 0; i < c.num_hidden_layers; ++i) layers_.emplace_back(w / "encoder" / "layers" / i, layer);
-    post_layernorm_ = LayerNorm(w / "post_layernorm", c.hidden_size, c.layer_norm_eps);
+    if (c.post_norm) post_layernorm_ = LayerNorm(w / "post_layernorm", c.hidden_size, c.layer_norm_eps);
     (w / "embeddings").ignore("position_ids");
   }
 

@@ -6,6 +6,7 @@
 #include <chiasm/core/context.hpp>
 #include <chiasm/nn/kv_view.hpp>
 
+#include <span>
 #include <string_view>
 
 namespace chiasm::inline CHIASM_ABI {
@@ -33,6 +34,15 @@ struct Attend {
 Tensor attention(Context& ctx, View q, const KvView& kv, const Attend& attend);
 /// As above, into `y`; rows of q and y may lie apart, and they may not overlap.
 void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& attend);
+
+/// One of several attentions that share the threads: of each sequence of a batch, for one.
+struct AttentionPart {
+  View q;
+  KvView kv;
+  MutView y;
+  Attend attend;
+};
+void attention(Context& ctx, std::span<const AttentionPart> parts);
 
 /// The probabilities by which attention() weighs the values: (heads, queries, keys), 0 where a key is not visible. Throws ShapeError.
 Tensor attention_weights(Context& ctx, View q, const KvView& kv, const Attend& attend);

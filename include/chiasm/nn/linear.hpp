@@ -1,6 +1,7 @@
 /// Linear: y = activation(x Wᵀ + b) + residual. Several named weights that read the same x may be one Linear.
 #pragma once
 
+#include <chiasm/core/pack.hpp>
 #include <chiasm/core/weights.hpp>
 #include <chiasm/nn/matmul.hpp>
 
@@ -37,11 +38,11 @@ class Linear {
   Linear(Weight weight, Tensor bias) : in_(weight.shape()[1]), out_(weight.shape()[0]) {
     if (weight.shape().rank() != 2 || (!bias.empty() && bias.size() != out_))
       throw ShapeError("Linear", "weight " + weight.shape().to_string() + ", bias " + bias.shape().to_string());
-    parts_.push_back({std::move(weight), std::move(bias)});
+    parts_.push_back({pack(weight), std::move(bias)});
   }
 
   /// (T, in) -> (T, out); any leading dimensions. Throws ShapeError.
-  Tensor operator()(Context& ctx, View x, Activation activation = Activation::none, View residual = {}) const {
+  Tensor operator()(Context& ctx, const Operand& x, Activation activation = Activation::none, View residual = {}) const {
     Shape shape;
     for (std::size_t i = 0; i + 1 < x.shape().rank(); ++i) shape.append(x.shape()[static_cast<std::ptrdiff_t>(i)]);
     shape.append(out_);
@@ -51,7 +52,7 @@ class Linear {
   }
 
   /// As above, into `y`, whose rows may lie apart; `residual` may be `y` itself.
-  void operator()(Context& ctx, View x, MutView y, Activation activation = Activation::none, View residual = {}) const {
+  void operator()(Context& ctx, const Operand& x, MutView y, Activation activation = Activation::none, View residual = {}) const {
     if (x.columns() != in_ || y.columns() != out_ || x.rows() != y.rows())
       throw ShapeError("Linear", x.shape().to_string() + " into " + y.shape().to_string() + ", weight (" + std::to_string(out_) + ", " +
                                      std::to_string(in_) + ")");
@@ -71,6 +72,15 @@ class Linear {
     matmul(ctx, x, std::span<const Product>(products, count));
   }
 
+  /// As above, for a product to come: activation(x Wᵀ + b), or, of two projections of one width, the gate and what it lets through,
+  /// activation(x W1ᵀ + b1) * (x W2ᵀ + b2). Throws ShapeError.
+  Operand operand(Context& ctx, const Operand& x, Activation activation) const {  // (T, in) -> (T, out), of a gate (T, out / 2)
+    if (parts_.empty() || parts_.size() > 2 || x.columns() != in_ || parts_.front().weight.shape()[0] != parts_.back().weight.shape()[0])
+      throw ShapeError("Linear::operand", x.shape().to_string() + ", weight (" + std::to_string(out_) + ", " + std::to_string(in_) + ") in " + std::to_string(parts_.size()) + " parts");
+    const auto factor = [](const Part& part) { return Factor{&part.weight, part.bias.empty() ? nullptr : part.bias.data()}; };
+    return matmul_operand(ctx, x, factor(parts_.back()), activation, parts_.size() == 2 ? factor(parts_.front()) : Factor());
+  }
+
   std::size_t in_features() const noexcept { return in_; }
   std::size_t out_features() const noexcept { return out_; }
 
@@ -81,7 +91,7 @@ class Linear {
   };
   void add(const Weights& w, std::size_t out, bool bias) {
     Part part;
-    part.weight = w.get("weight", Shape{out, in_});
+    part.weight = w.packed("weight", Shape{out, in_});
     if (bias) part.bias = w.tensor("bias", Shape{out});
     parts_.push_back(std::move(part));
   }

@@ -4,6 +4,7 @@
 #include <chiasm/core/activation.hpp>
 #include <chiasm/core/context.hpp>
 #include <chiasm/core/weight.hpp>
+#include <chiasm/nn/operand.hpp>
 
 #include <span>
 
@@ -16,10 +17,12 @@ struct Epilogue {
   View residual = {};  // (M, N), may be the output itself
 };
 
-/// y (M, N) = x (M, K) Wᵀ with W (N, K) in f32, f16 or bf16. Rows of x, y and residual may lie apart; x and y may not overlap.
-/// Activations stay f32 unless Context::compute() is bf16. The same result, bit for bit, for any number of threads.
+/// y (M, N) = x (M, K) Wᵀ with W (N, K) in f32, f16, bf16 or a block format. Rows of x, y and residual may lie apart; x and y may not overlap.
+/// Blocks should come from pack(): in rows, as files have them, they are packed anew for every product.
+/// Activations stay f32 unless Context::compute() is bf16; then they may be rounded to bf16, and of few tokens, for blocks, to eight bits with a
+/// scale for every 32. The same result, bit for bit, for any number of threads.
 /// Throws ShapeError, UnsupportedError (other dtypes), Cancelled.
-void matmul(Context& ctx, View x, const Weight& w, MutView y, const Epilogue& epilogue = {});
+void matmul(Context& ctx, const Operand& x, const Weight& w, MutView y, const Epilogue& epilogue = {});
 
 /// One of several products of the same x.
 struct Product {
@@ -29,7 +32,17 @@ struct Product {
 };
 
 /// All products of one x, which is packed once and read by all: queries, keys and values, or gate and up.
-void matmul(Context& ctx, View x, std::span<const Product> products);
+void matmul(Context& ctx, const Operand& x, std::span<const Product> products);
+
+/// One factor of what goes on to another product: x Wᵀ + bias.
+struct Factor {
+  const Weight* weight = nullptr;
+  const float* bias = nullptr;  // (N)
+};
+
+/// activation(x Wᵀ + bias), or with a gate activation(x Gᵀ + gate_bias) * (x Wᵀ + bias), (..., K) -> (..., N), for the product that comes next.
+/// Throws as matmul().
+Operand matmul_operand(Context& ctx, const Operand& x, const Factor& factor, Activation activation, const Factor& gate = {});
 
 }  // namespace chiasm
 

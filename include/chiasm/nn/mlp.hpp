@@ -1,8 +1,6 @@
 /// The two feed-forward blocks: fc2(act(fc1 x)), and the gated down(act(gate x) * up x) of GLU Variants, arXiv:2002.05202.
 #pragma once
 
-#include <chiasm/core/tensor.hpp>
-#include <chiasm/kernels/table.hpp>
 #include <chiasm/nn/linear.hpp>
 
 namespace chiasm::inline CHIASM_ABI {
@@ -15,8 +13,8 @@ class Mlp {
       bool bias = true)
       : fc1_(w / fc1, width, inner, bias), fc2_(w / fc2, inner, out, bias), activation_(activation) {}
 
-  Tensor operator()(Context& ctx, View x, View residual = {}) const {  // (T, D) -> (T, out)
-    return fc2_(ctx, fc1_(ctx, x, activation_), Activation::none, residual);
+  Tensor operator()(Context& ctx, const Operand& x, View residual = {}) const {  // (T, D) -> (T, out)
+    return fc2_(ctx, fc1_.operand(ctx, x, activation_), Activation::none, residual);
   }
 
  private:
@@ -34,14 +32,8 @@ class GatedMlp {
            bool bias = false)
       : gate_up_(w, {{gate, inner, bias}, {up, inner, bias}}, width), down_(w / down, inner, width, bias), activation_(activation) {}
 
-  Tensor operator()(Context& ctx, View x, View residual = {}) const {  // (T, D) -> (T, D)
-    const Tensor both = gate_up_(ctx, x);                              // (T, 2 F)
-    const std::size_t inner = down_.in_features();
-    Tensor h = ctx.empty(Shape{both.rows(), inner});                   // (T, F)
-    ctx.parallel(both.rows(), 4, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t t = begin; t < end; ++t) ctx.kernels().gated(activation_, both.row(t), both.row(t) + inner, h.row(t), inner);
-    });
-    return down_(ctx, h, Activation::none, residual);
+  Tensor operator()(Context& ctx, const Operand& x, View residual = {}) const {  // (T, D) -> (T, D)
+    return down_(ctx, gate_up_.operand(ctx, x, activation_), Activation::none, residual);
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <chiasm/core/context.hpp>
 #include <chiasm/core/weights.hpp>
 #include <chiasm/kernels/table.hpp>
+#include <chiasm/nn/operand.hpp>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -26,6 +27,13 @@ class LayerNorm {
       for (std::size_t i = begin; i < end; ++i) ctx.kernels().layer_norm(x.row(i), weight_.data(), bias, eps_, y.row(i), x.columns());
     });
     return y;
+  }
+
+  /// The same, for a product to come.
+  Operand operand(Context& ctx, View x) const {  // (..., D) -> (..., D)
+    if (x.columns() != weight_.size()) throw ShapeError("LayerNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
+    const float* bias = bias_.empty() ? nullptr : bias_.data();
+    return Operand::of_rows(ctx, x.shape(), [&](std::size_t i, float* y) { ctx.kernels().layer_norm(x.row(i), weight_.data(), bias, eps_, y, x.columns()); });
   }
 
   /// Norms each head of the rows by itself, in place; rows may lie apart.
@@ -57,6 +65,12 @@ class RmsNorm {
       for (std::size_t i = begin; i < end; ++i) ctx.kernels().rms_norm(x.row(i), weight_.data(), eps_, y.row(i), x.columns());
     });
     return y;
+  }
+
+  /// The same, for a product to come.
+  Operand operand(Context& ctx, View x) const {  // (..., D) -> (..., D)
+    if (x.columns() != weight_.size()) throw ShapeError("RmsNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
+    return Operand::of_rows(ctx, x.shape(), [&](std::size_t i, float* y) { ctx.kernels().rms_norm(x.row(i), weight_.data(), eps_, y, x.columns()); });
   }
 
   /// Norms each head of the rows by itself, in place; rows may lie apart.

@@ -29,7 +29,10 @@ struct RopeConfig {
 class Rope {
  public:
   Rope() = default;
-  explicit Rope(const RopeConfig& config) : config_(config), inv_freq_(frequencies(config.max_position_embeddings)) {}
+  /// `divisors`, one for each pair or none: each pair turns so much slower than the rest of the configuration says (`rope_freqs` of GGUF files, which
+  /// have Llama 3's form in it).
+  explicit Rope(const RopeConfig& config, std::span<const float> divisors = {})
+      : config_(config), divisors_(divisors.begin(), divisors.end()), inv_freq_(frequencies(config.max_position_embeddings)) {}
 
   /// cos and sin of the positions first, first + 1, ... of one sequence, each (count, pairs()), into rows of `cos` and `sin`.
   void angles(std::size_t first, std::size_t count, MutView cos, MutView sin) const {
@@ -77,6 +80,7 @@ class Rope {
       const float exponent = static_cast<float>(2 * i) / static_cast<float>(config_.dim);
       const float power = static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
       inv_freq[i] = scaled(1.0f / power, i, theta);
+      if (!divisors_.empty()) inv_freq[i] /= divisors_[i];
     }
     return inv_freq;
   }
@@ -113,6 +117,7 @@ class Rope {
 
   static constexpr double pi = 3.14159265358979323846;
   RopeConfig config_;
+  std::vector<float> divisors_;
   std::vector<float> inv_freq_;
 };
 

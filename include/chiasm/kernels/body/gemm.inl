@@ -47,7 +47,7 @@ inline void gemm_pack(const float* x, std::size_t stride, std::size_t tokens, st
     for (std::size_t k = 0; k < depth; k += depth_block) {
       const std::size_t count = smaller(depth_block, depth - k);
       const float* rows[panel_tokens];
-      for (std::size_t i = 0; i < panel_tokens; ++i) rows[i] = first + i < tokens ? x + (first + i) * stride + k : nullptr;
+      for (std::size_t i = 0; i < panel_tokens; ++i) rows[i] = first + i < tokens ? x + ((panel - begin) * panel_tokens + i) * stride + k : nullptr;
       pack_rows(rows, vectors_of(tokens, first), count, 1.0f, static_cast<float*>(packed) + k * padded + first * count);
     }
   }
@@ -117,18 +117,20 @@ CHIASM_NOINLINE void store_product(const float* product, std::size_t vectors, st
     for (std::size_t v = 0; v < vectors && v * width < tokens; ++v) {
       V block[width];
       load_transposed(product + n * stride + v * width, stride, block);
-      for (std::size_t i = 0; i < width && v * width + i < tokens; ++i) {
-        const std::size_t row = token + v * width + i;
-        V y = activated<activation>(add(block[i], bias));
-        if (out.residual != nullptr) {
-          const float* const residual = out.residual + row * out.residual_stride + output + n;
-          y = add(y, whole ? load(residual) : load_n(residual, count));
-        }
-        float* const to = out.y + row * out.stride + output + n;
+      const std::size_t rows = smaller(width, tokens - v * width), first = token + v * width;
+      // All loads, then all stores: rows of residual and of y often lie at the same place in their pages, and a load waits for such a store.
+      for (std::size_t i = 0; i < rows; ++i) {
+        block[i] = activated<activation>(add(block[i], bias));
+        if (out.residual == nullptr) continue;
+        const float* const residual = out.residual + (first + i) * out.residual_stride + output + n;
+        block[i] = add(block[i], whole ? load(residual) : load_n(residual, count));
+      }
+      for (std::size_t i = 0; i < rows; ++i) {
+        float* const to = out.y + (first + i) * out.stride + output + n;
         if (whole)
-          store(to, y);
+          store(to, block[i]);
         else
-          store_n(to, y, count);
+          store_n(to, block[i], count);
       }
     }
   }
@@ -141,42 +143,70 @@ inline void store_product(const float* product, std::size_t vectors, std::size_t
   });
 }
 
+/// product [output][vectors * width tokens] to packed x, whose k are the outputs. `gate`: null, or a product of the same form.
+template <Activation activation>
+CHIASM_NOINLINE void store_packed(const float* product, const float* gate, std::size_t vectors, std::size_t first, std::size_t tokens, std::size_t output,
+                                  std::size_t outputs, const Output& out) noexcept {
+  const std::size_t stride = vectors * width, padded = round_up(tokens, panel_tokens);
+  for (std::size_t n = 0; n < outputs; ++n) {
+    const std::size_t k = output + n, slab = k / depth_block * depth_block, count = smaller(depth_block, out.packed_depth - slab);
+    float* const to = static_cast<float*>(out.packed) + slab * padded + first * count + (k - slab) * stride;
+    const V bias = set1(out.bias == nullptr ? 0.0f : out.bias[k]), gate_bias = set1(out.gate_bias == nullptr ? 0.0f : out.gate_bias[k]);
+    for (std::size_t v = 0; v < stride; v += width) {
+      const V y = add(load(product + n * stride + v), bias);
+      store(to + v, gate == nullptr ? activated<activation>(y) : mul(activated<activation>(add(load(gate + n * stride + v), gate_bias)), y));
+    }
+  }
+}
+
 inline constexpr std::size_t gemm_scratch_bytes =
-    round_up((weight_floats + token_block * panel_tokens * product_rows) * sizeof(float), 64);
+    round_up((weight_floats + token_block * panel_tokens * product_rows + 2 * panel_outputs * weight_row) * sizeof(float), 64);
 
 template <DType kind>
 inline void gemm_run(const GemmCall& call) noexcept {
-  constexpr std::size_t size = kind == DType::f32 ? 4 : 2;
   const auto* const packed = static_cast<const float*>(call.packed);
-  const auto* const weight = static_cast<const unsigned char*>(call.weight);
+  const void* const weights[2] = {call.weight, call.gate};
+  const std::size_t factors = call.gate == nullptr ? 1 : 2, block = output_block / factors / panel_rows * panel_rows;
   float* const rows = static_cast<float*>(call.scratch);
-  float* const products = rows + weight_floats;
+  float* const products = rows + weight_floats;  // of a panel: those of W, then those of the gate
+  [[maybe_unused]] ExpandedPanels expanded{products + token_block * panel_tokens * product_rows};
   const std::size_t padded = round_up(call.tokens, panel_tokens);
 
   for (std::size_t p0 = call.panel_begin; p0 < call.panel_end; p0 += token_block) {
     const std::size_t p1 = smaller(p0 + token_block, call.panel_end);
-    for (std::size_t n0 = call.output_begin; n0 < call.output_end; n0 += output_block) {
-      const std::size_t n1 = smaller(n0 + output_block, call.output_end);
+    for (std::size_t n0 = call.output_begin; n0 < call.output_end; n0 += block) {
+      const std::size_t n1 = smaller(n0 + block, call.output_end);
       for (std::size_t k = 0; k < call.depth || k == 0; k += depth_block) {
         const std::size_t depth = smaller(depth_block, call.depth - k);
-        for (std::size_t n = n0; n < n1; n += panel_rows) {
-          copy_weights<kind>(weight + n * call.weight_stride + k * size, call.weight_stride, smaller(panel_rows, n1 - n), depth,
-                             rows);
-          for (std::size_t p = p0; p < p1; ++p) {
-            const std::size_t first = p * panel_tokens, vectors = vectors_of(call.tokens, first);
-            float* const product = products + (p - p0) * panel_tokens * product_rows + (n - n0) * vectors * width;
-            multiply(vectors, packed + k * padded + first * depth, rows, depth, k != 0, product);
+        for (std::size_t factor = 0; factor < factors; ++factor) {
+          const auto* const weight = static_cast<const unsigned char*>(weights[factor]);
+          for (std::size_t n = n0; n < n1; n += panel_rows) {
+            if constexpr (is_block_format(kind))
+              copy_block_rows<kind>(weight, call.weight_stride, n, smaller(panel_rows, n1 - n), k, depth, weight_row, expanded, rows);
+            else
+              copy_weights<kind>(weight + n * call.weight_stride + k * size_of(kind), call.weight_stride, smaller(panel_rows, n1 - n), depth, rows);
+            for (std::size_t p = p0; p < p1; ++p) {
+              const std::size_t first = p * panel_tokens, vectors = vectors_of(call.tokens, first);
+              float* const product = products + (p - p0) * panel_tokens * product_rows + (factor * block + n - n0) * vectors * width;
+              multiply(vectors, packed + k * padded + first * depth, rows, depth, k != 0, product);
+            }
           }
         }
       }
       for (std::size_t p = p0; p < p1; ++p) {
-        const std::size_t first = p * panel_tokens;
-        store_product(products + (p - p0) * panel_tokens * product_rows, vectors_of(call.tokens, first), first,
-                      smaller(panel_tokens, call.tokens - first), n0, n1 - n0, call.out);
+        const std::size_t first = p * panel_tokens, vectors = vectors_of(call.tokens, first);
+        const float* const product = products + (p - p0) * panel_tokens * product_rows;
+        const float* const gate = call.gate == nullptr ? nullptr : product + block * vectors * width;
+        if (call.out.packed == nullptr)
+          store_product(product, vectors, first, smaller(panel_tokens, call.tokens - first), n0, n1 - n0, call.out);
+        else
+          with_activation(call.out.activation, [&](auto activation) {
+            store_packed<decltype(activation)::value>(product, gate, vectors, first, call.tokens, n0, n1 - n0, call.out);
+          });
       }
     }
   }
 }
 
 template <DType kind>
-inline constexpr Gemm gemm_of = {panel_tokens, panel_rows, gemm_scratch_bytes, gemm_packed_bytes, gemm_pack, gemm_run<kind>};
+inline constexpr Gemm gemm_of = {panel_tokens, panel_rows, output_block, gemm_scratch_bytes, gemm_packed_bytes, gemm_pack, gemm_run<kind>};

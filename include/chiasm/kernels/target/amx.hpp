@@ -10,17 +10,42 @@ namespace kernels::amx {
 
 using namespace avx512;  // its vocabulary and bodies: a region may inline what needs less
 
+#include <chiasm/kernels/body/block_tiles.inl>
+
 #include <chiasm/kernels/body/gemm_tiles.inl>
+
+#include <chiasm/kernels/body/block_tiles_i8.inl>
 
 #include <chiasm/kernels/body/attention_tiles.inl>
 
+template <DType kind>
+inline constexpr void add_block_tiles(Table& t) noexcept {
+  t.gemm[1][static_cast<std::size_t>(kind)] = tiles_of<kind>;
+  t.gemv_i8[static_cast<std::size_t>(kind)] = block_gemv_tiles<kind>;
+}
+
 inline constexpr Table make_amx_table() noexcept {
-  Table t = avx512::table;
+  Table t = avx512_vnni::table;
   t.isa = Isa::amx;
   t.gemm[1][0] = tiles_of<DType::f32>;
   t.gemm[1][1] = tiles_of<DType::f16>;
   t.gemm[1][2] = tiles_of<DType::bf16>;
-  t.attention[1] = {tile_attention_rows, tile_attention_scratch_bytes, attend_tiles};
+  add_block_tiles<DType::q4_0>(t);
+  add_block_tiles<DType::q4_1>(t);
+  add_block_tiles<DType::q5_0>(t);
+  add_block_tiles<DType::q5_1>(t);
+  add_block_tiles<DType::q8_0>(t);
+  add_block_tiles<DType::q2_k>(t);
+  add_block_tiles<DType::q3_k>(t);
+  add_block_tiles<DType::q4_k>(t);
+  add_block_tiles<DType::q5_k>(t);
+  add_block_tiles<DType::q6_k>(t);
+  add_block_tiles<DType::iq4_nl>(t);
+  add_block_tiles<DType::iq4_xs>(t);
+  t.i8_tokens = tile_tokens;
+  t.attention[1] = {tile_attention_rows, tile_attention_scratch_bytes, attend_tiles, combine_parts};
+  t.kv.write_keys = write_key_tiles;
+  t.kv.write_values = write_value_tiles;
   return t;
 }
 inline constexpr Table table = make_amx_table();

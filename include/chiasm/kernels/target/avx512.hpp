@@ -18,17 +18,56 @@ namespace kernels::avx512 {
 
 #include <chiasm/kernels/body/rows.inl>
 
+#include <chiasm/kernels/body/blocks.inl>
+
 #include <chiasm/kernels/body/gemm.inl>
 
 #include <chiasm/kernels/body/gemv.inl>
 
+#include <chiasm/kernels/body/block_gemv.inl>
+
+#include <chiasm/kernels/body/kv.inl>
+
 #include <chiasm/kernels/body/attention.inl>
+
+#include <chiasm/kernels/body/quantize.inl>
+
+#include <chiasm/kernels/vec/dot_avx512.inl>
+
+#include <chiasm/kernels/body/blocks_i8.inl>
 
 #include <chiasm/kernels/body/table.inl>
 
-inline constexpr Table table = make_table(Isa::avx512);
+inline constexpr Table make_avx512_table() noexcept {
+  Table t = make_table(Isa::avx512);
+  add_quantized_products(t);
+  return t;
+}
+inline constexpr Table table = make_avx512_table();
 
 }  // namespace kernels::avx512
+}  // namespace chiasm
+CHIASM_REGION_END
+
+// The same tier on processors that multiply bytes (AVX512-VNNI): the products that gain by it.
+CHIASM_REGION_BEGIN_AVX512_VNNI
+namespace chiasm::inline CHIASM_ABI {
+namespace kernels::avx512_vnni {
+
+using namespace avx512;
+
+#include <chiasm/kernels/vec/dot_avx512_vnni.inl>
+
+#include <chiasm/kernels/body/blocks_i8.inl>
+
+inline constexpr Table make_vnni_table() noexcept {
+  Table t = avx512::table;
+  add_quantized_products(t);
+  return t;
+}
+inline constexpr Table table = make_vnni_table();
+
+}  // namespace kernels::avx512_vnni
 }  // namespace chiasm
 CHIASM_REGION_END
 #endif

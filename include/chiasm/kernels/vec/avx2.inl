@@ -53,6 +53,17 @@ CHIASM_ALWAYS_INLINE void store_f16_n(void* p, V a, std::size_t n) noexcept { st
 CHIASM_ALWAYS_INLINE void store_bf16(void* p, V a) noexcept { _mm_storeu_si128(static_cast<__m128i*>(p), to_bf16(a)); }
 CHIASM_ALWAYS_INLINE void store_bf16_n(void* p, V a, std::size_t n) noexcept { store_halves_n(p, to_bf16(a), n); }
 
+/// Of `width` pairs of bf16, the first ones; the second ones. Of int8, `width` of them.
+CHIASM_ALWAYS_INLINE V load_even_bf16(const void* p) noexcept {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)), 16));
+}
+CHIASM_ALWAYS_INLINE V load_odd_bf16(const void* p) noexcept {
+  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(static_cast<const __m256i*>(p)), _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+CHIASM_ALWAYS_INLINE V load_i8(const void* p) noexcept {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+}
+
 CHIASM_ALWAYS_INLINE V add(V a, V b) noexcept { return _mm256_add_ps(a, b); }
 CHIASM_ALWAYS_INLINE V sub(V a, V b) noexcept { return _mm256_sub_ps(a, b); }
 CHIASM_ALWAYS_INLINE V mul(V a, V b) noexcept { return _mm256_mul_ps(a, b); }
@@ -116,3 +127,48 @@ CHIASM_ALWAYS_INLINE void load_transposed(const float* from, std::size_t stride,
   }
 }
 CHIASM_ALWAYS_INLINE void prefetch(const void* p) noexcept { __builtin_prefetch(p); }
+
+using U = __m256i;
+CHIASM_ALWAYS_INLINE U set1_codes(std::uint32_t a) noexcept { return _mm256_set1_epi32(static_cast<int>(a)); }
+CHIASM_ALWAYS_INLINE U load_codes(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+CHIASM_ALWAYS_INLINE U load_bytes(const unsigned char* p) noexcept {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+CHIASM_ALWAYS_INLINE U bit_and(U a, U b) noexcept { return _mm256_and_si256(a, b); }
+CHIASM_ALWAYS_INLINE U bit_or(U a, U b) noexcept { return _mm256_or_si256(a, b); }
+CHIASM_ALWAYS_INLINE U bit_xor(U a, U b) noexcept { return _mm256_xor_si256(a, b); }
+CHIASM_ALWAYS_INLINE U add_codes(U a, U b) noexcept { return _mm256_add_epi32(a, b); }
+template <int n>
+CHIASM_ALWAYS_INLINE U shift_right(U a) noexcept {
+  if constexpr (n < 0) return _mm256_slli_epi32(a, n < 0 ? -n : 0);
+  return n > 0 ? _mm256_srli_epi32(a, n > 0 ? n : 0) : a;
+}
+template <int i>
+CHIASM_ALWAYS_INLINE V signed_byte(U a) noexcept {
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(shift_right<8 * i - 24>(a), 24));
+}
+CHIASM_ALWAYS_INLINE U look_up(const unsigned char* table, U a) noexcept {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), a);
+}
+inline constexpr bool fast_values = false;
+struct Values {
+  V low, high;
+};
+CHIASM_ALWAYS_INLINE Values load_values(const float* sixteen) noexcept { return {load(sixteen), load(sixteen + 8)}; }
+CHIASM_ALWAYS_INLINE V value_of(Values values, U a) noexcept {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(values.low, a), _mm256_permutevar8x32_ps(values.high, a),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(a, 28)));
+}
+
+// For activations of eight bits.
+CHIASM_ALWAYS_INLINE V to_floats(U a) noexcept { return _mm256_cvtepi32_ps(a); }
+CHIASM_ALWAYS_INLINE void store_i8(signed char* p, V a) noexcept {
+  const __m256i whole = _mm256_cvtps_epi32(a);
+  const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(halves, halves));
+}
+CHIASM_ALWAYS_INLINE U four_of_all(const signed char* p) noexcept {
+  int four;
+  __builtin_memcpy(&four, p, sizeof four);
+  return _mm256_set1_epi32(four);
+}

@@ -45,6 +45,15 @@ CHIASM_ALWAYS_INLINE void store_bf16_n(void* p, V a, std::size_t n) noexcept {
   _mm256_mask_storeu_epi16(p, lanes_below(n), to_bf16(a));
 }
 
+/// Of `width` pairs of bf16, the first ones; the second ones. Of int8, `width` of them.
+CHIASM_ALWAYS_INLINE V load_even_bf16(const void* p) noexcept { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
+CHIASM_ALWAYS_INLINE V load_odd_bf16(const void* p) noexcept {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+CHIASM_ALWAYS_INLINE V load_i8(const void* p) noexcept {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+}
+
 CHIASM_ALWAYS_INLINE V add(V a, V b) noexcept { return _mm512_add_ps(a, b); }
 CHIASM_ALWAYS_INLINE V sub(V a, V b) noexcept { return _mm512_sub_ps(a, b); }
 CHIASM_ALWAYS_INLINE V mul(V a, V b) noexcept { return _mm512_mul_ps(a, b); }
@@ -104,3 +113,41 @@ CHIASM_ALWAYS_INLINE void load_transposed(const float* from, std::size_t stride,
   }
 }
 CHIASM_ALWAYS_INLINE void prefetch(const void* p) noexcept { __builtin_prefetch(p); }
+
+using U = __m512i;
+CHIASM_ALWAYS_INLINE U set1_codes(std::uint32_t a) noexcept { return _mm512_set1_epi32(static_cast<int>(a)); }
+CHIASM_ALWAYS_INLINE U load_codes(const void* p) noexcept { return _mm512_loadu_si512(p); }
+CHIASM_ALWAYS_INLINE U load_bytes(const unsigned char* p) noexcept {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+CHIASM_ALWAYS_INLINE U bit_and(U a, U b) noexcept { return _mm512_and_si512(a, b); }
+CHIASM_ALWAYS_INLINE U bit_or(U a, U b) noexcept { return _mm512_or_si512(a, b); }
+CHIASM_ALWAYS_INLINE U bit_xor(U a, U b) noexcept { return _mm512_xor_si512(a, b); }
+CHIASM_ALWAYS_INLINE U add_codes(U a, U b) noexcept { return _mm512_add_epi32(a, b); }
+template <int n>
+CHIASM_ALWAYS_INLINE U shift_right(U a) noexcept {
+  if constexpr (n < 0) return _mm512_slli_epi32(a, static_cast<unsigned>(n < 0 ? -n : 0));
+  return n > 0 ? _mm512_srli_epi32(a, static_cast<unsigned>(n > 0 ? n : 0)) : a;
+}
+template <int i>
+CHIASM_ALWAYS_INLINE V signed_byte(U a) noexcept {
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(shift_right<8 * i - 24>(a), 24));
+}
+CHIASM_ALWAYS_INLINE U look_up(const unsigned char* table, U a) noexcept {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), a);
+}
+inline constexpr bool fast_values = true;
+using Values = V;
+CHIASM_ALWAYS_INLINE Values load_values(const float* sixteen) noexcept { return load(sixteen); }
+CHIASM_ALWAYS_INLINE V value_of(Values values, U a) noexcept { return _mm512_permutexvar_ps(a, values); }
+
+// For activations of eight bits.
+CHIASM_ALWAYS_INLINE V to_floats(U a) noexcept { return _mm512_cvtepi32_ps(a); }  // of signed lanes
+CHIASM_ALWAYS_INLINE void store_i8(signed char* p, V a) noexcept {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+CHIASM_ALWAYS_INLINE U four_of_all(const signed char* p) noexcept {
+  int four;
+  __builtin_memcpy(&four, p, sizeof four);
+  return _mm512_set1_epi32(four);
+}

@@ -49,6 +49,21 @@ CHIASM_ALWAYS_INLINE void store_f16_n(void* p, V a, std::size_t n) noexcept { st
 CHIASM_ALWAYS_INLINE void store_bf16(void* p, V a) noexcept { store_halves<bf16>(p, a, width); }
 CHIASM_ALWAYS_INLINE void store_bf16_n(void* p, V a, std::size_t n) noexcept { store_halves<bf16>(p, a, n); }
 
+CHIASM_ALWAYS_INLINE V load_bf16_pairs(const void* p, std::size_t which) noexcept {
+  bf16 pairs[2 * width];
+  __builtin_memcpy(static_cast<void*>(pairs), p, sizeof pairs);
+  float lanes[width];
+  for (std::size_t i = 0; i < width; ++i) lanes[i] = static_cast<float>(pairs[2 * i + which]);
+  return load(lanes);
+}
+CHIASM_ALWAYS_INLINE V load_even_bf16(const void* p) noexcept { return load_bf16_pairs(p, 0); }
+CHIASM_ALWAYS_INLINE V load_odd_bf16(const void* p) noexcept { return load_bf16_pairs(p, 1); }
+CHIASM_ALWAYS_INLINE V load_i8(const void* p) noexcept {
+  float lanes[width];
+  for (std::size_t i = 0; i < width; ++i) lanes[i] = static_cast<float>(static_cast<const signed char*>(p)[i]);
+  return load(lanes);
+}
+
 CHIASM_ALWAYS_INLINE V add(V a, V b) noexcept { return packet::padd(a, b); }
 CHIASM_ALWAYS_INLINE V sub(V a, V b) noexcept { return packet::psub(a, b); }
 CHIASM_ALWAYS_INLINE V mul(V a, V b) noexcept { return packet::pmul(a, b); }
@@ -84,3 +99,46 @@ CHIASM_ALWAYS_INLINE void load_transposed(const float* from, std::size_t stride,
   transpose(a);
 }
 CHIASM_ALWAYS_INLINE void prefetch(const void* p) noexcept { __builtin_prefetch(p); }
+
+// Unsigned lanes in the compilers' own vectors: what there is of them in Eigen is for its own use.
+typedef std::uint32_t U __attribute__((vector_size(4 * width), aligned(4)));
+CHIASM_ALWAYS_INLINE U set1_codes(std::uint32_t a) noexcept { return U{} + a; }
+CHIASM_ALWAYS_INLINE U load_codes(const void* p) noexcept {
+  U a;
+  __builtin_memcpy(&a, p, sizeof a);
+  return a;
+}
+CHIASM_ALWAYS_INLINE U load_bytes(const unsigned char* p) noexcept {
+  U a = {};
+  for (std::size_t i = 0; i < width; ++i) a[i] = p[i];
+  return a;
+}
+CHIASM_ALWAYS_INLINE U bit_and(U a, U b) noexcept { return a & b; }
+CHIASM_ALWAYS_INLINE U bit_or(U a, U b) noexcept { return a | b; }
+CHIASM_ALWAYS_INLINE U bit_xor(U a, U b) noexcept { return a ^ b; }
+CHIASM_ALWAYS_INLINE U add_codes(U a, U b) noexcept { return a + b; }
+template <int n>
+CHIASM_ALWAYS_INLINE U shift_right(U a) noexcept {
+  if constexpr (n < 0) return a << -n;
+  return a >> (n < 0 ? 0 : n);
+}
+template <int i>
+CHIASM_ALWAYS_INLINE V signed_byte(U a) noexcept {
+  float lanes[width];
+  for (std::size_t l = 0; l < width; ++l) lanes[l] = static_cast<float>(static_cast<signed char>(a[l] >> (8 * i)));
+  return load(lanes);
+}
+CHIASM_ALWAYS_INLINE U look_up(const unsigned char* table, U a) noexcept {
+  for (std::size_t l = 0; l < width; ++l)
+    a[l] = static_cast<std::uint32_t>(table[a[l] & 15]) | static_cast<std::uint32_t>(table[a[l] >> 8 & 15]) << 8 |
+           static_cast<std::uint32_t>(table[a[l] >> 16 & 15]) << 16 | static_cast<std::uint32_t>(table[a[l] >> 24 & 15]) << 24;
+  return a;
+}
+inline constexpr bool fast_values = true;
+using Values = const float*;
+CHIASM_ALWAYS_INLINE Values load_values(const float* sixteen) noexcept { return sixteen; }
+CHIASM_ALWAYS_INLINE V value_of(Values values, U a) noexcept {
+  float lanes[width];
+  for (std::size_t l = 0; l < width; ++l) lanes[l] = values[a[l] & 15];
+  return load(lanes);
+}

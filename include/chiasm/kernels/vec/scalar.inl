@@ -4,6 +4,7 @@
 //   gemv_streams_of_four         rows of W at a time for four tokens: what the registers hold
 //   zero set1 load load_n store store_n (the _n forms: the first n lanes, 0 < n < width; loads fill with 0)
 //   load_unaligned load_f16 load_bf16 store_f16 store_bf16 and their _n forms, at any address
+//   load_even_bf16, load_odd_bf16 (of `width` pairs, the first ones; the second ones), load_i8
 //   round_even, scale2 (x 2^n), select_lt (a < b ? x : y), reduce_add, reduce_max, transpose (V[width], in place),
 //   load_transposed, prefetch
 
@@ -46,6 +47,10 @@ CHIASM_ALWAYS_INLINE void store_bf16(void* p, V a) noexcept {
 }
 CHIASM_ALWAYS_INLINE void store_bf16_n(void*, V, std::size_t) noexcept {}
 
+CHIASM_ALWAYS_INLINE V load_even_bf16(const void* p) noexcept { return load_bf16(p); }
+CHIASM_ALWAYS_INLINE V load_odd_bf16(const void* p) noexcept { return load_bf16(static_cast<const unsigned char*>(p) + 2); }
+CHIASM_ALWAYS_INLINE V load_i8(const void* p) noexcept { return static_cast<float>(*static_cast<const signed char*>(p)); }
+
 CHIASM_ALWAYS_INLINE V add(V a, V b) noexcept { return a + b; }
 CHIASM_ALWAYS_INLINE V sub(V a, V b) noexcept { return a - b; }
 CHIASM_ALWAYS_INLINE V mul(V a, V b) noexcept { return a * b; }
@@ -75,3 +80,36 @@ CHIASM_ALWAYS_INLINE void load_transposed(const float* from, std::size_t stride,
   transpose(a);
 }
 CHIASM_ALWAYS_INLINE void prefetch(const void* p) noexcept { __builtin_prefetch(p); }
+
+// Unsigned 32-bit lanes, for codes of four numbers each (core/panel.hpp).
+using U = std::uint32_t;
+CHIASM_ALWAYS_INLINE U set1_codes(std::uint32_t a) noexcept { return a; }
+CHIASM_ALWAYS_INLINE U load_codes(const void* p) noexcept {  // at any address
+  U a;
+  __builtin_memcpy(&a, p, sizeof a);
+  return a;
+}
+CHIASM_ALWAYS_INLINE U load_bytes(const unsigned char* p) noexcept { return *p; }  // one byte to every lane's low bits
+CHIASM_ALWAYS_INLINE U bit_and(U a, U b) noexcept { return a & b; }
+CHIASM_ALWAYS_INLINE U bit_or(U a, U b) noexcept { return a | b; }
+CHIASM_ALWAYS_INLINE U bit_xor(U a, U b) noexcept { return a ^ b; }
+CHIASM_ALWAYS_INLINE U add_codes(U a, U b) noexcept { return a + b; }
+template <int n>
+CHIASM_ALWAYS_INLINE U shift_right(U a) noexcept {  // negative n: to the left
+  if constexpr (n < 0) return a << -n;
+  return a >> (n < 0 ? 0 : n);
+}
+template <int i>
+CHIASM_ALWAYS_INLINE V signed_byte(U a) noexcept {  // byte i of every lane
+  return static_cast<float>(static_cast<signed char>(a >> (8 * i)));
+}
+/// Bytes below 16 to bytes of a table.
+CHIASM_ALWAYS_INLINE U look_up(const unsigned char* table, U a) noexcept {
+  return static_cast<U>(table[a & 15]) | static_cast<U>(table[a >> 8 & 15]) << 8 | static_cast<U>(table[a >> 16 & 15]) << 16 |
+         static_cast<U>(table[a >> 24 & 15]) << 24;
+}
+/// Values of the low four bits of lanes. `fast_values`: where that beats arithmetic.
+inline constexpr bool fast_values = true;
+using Values = const float*;
+CHIASM_ALWAYS_INLINE Values load_values(const float* sixteen) noexcept { return sixteen; }
+CHIASM_ALWAYS_INLINE V value_of(Values values, U a) noexcept { return values[a & 15]; }

@@ -1,0 +1,96 @@
+/// Panel: how weights in a block format lie where they are multiplied by: the blocks of 16 rows side by side, so that a vector holds 16 outputs.
+///
+/// A panel is a row of blocks, of 32 or 256 k as in the file. A block is its super-scales (f16 d[16], f16 dmin[16], in the formats with 256 k) and
+/// its units of 32 k. A unit is its scales (and minima) of 16 outputs, f16 or bytes, and then its codes in planes of 64 bytes: 16 outputs times the
+/// same four successive k, the operand of VPDPBUSD. Codes are the file's, as unsigned numbers (q8_0: plus 128). Group g of a unit is k = 4 g to 4 g + 3.
+///   8 bits: plane g is group g
+///   4 bits: plane j is group j (low nibbles) and group j + 4 (high)
+///   2 bits: plane e is groups e, 2 + e, 4 + e, 6 + e, from the low bits up
+///   1 bit:  bit g of the plane's bytes is group g
+/// Formats of 3, 5 and 6 bits have a second plane with the upper bits. Nothing is lost: the sizes are the file's, but for the six-bit scales of
+/// q3_k (+ 3.6 %), q4_k (2.8 %), q5_k (2.3 %) and iq4_xs (1.5 %), which become bytes.
+#pragma once
+
+#include <chiasm/core/dtype.hpp>
+
+namespace chiasm::inline CHIASM_ABI {
+
+inline constexpr std::size_t panel_outputs = 16, unit_depth = 32;
+
+struct PanelFormat {
+  std::size_t units;   // of a block
+  std::size_t header;  // bytes before them
+  std::size_t scales;  // bytes of a unit before its codes
+  std::size_t codes;   // bytes of its codes
+
+  constexpr std::size_t unit() const noexcept { return scales + codes; }
+  constexpr std::size_t block() const noexcept { return header + units * unit(); }
+  /// From the panel's begin to the block that has unit u, and to the unit.
+  constexpr std::size_t block_at(std::size_t u) const noexcept { return u / units * block(); }
+  constexpr std::size_t unit_at(std::size_t u) const noexcept { return block_at(u) + header + u % units * unit(); }
+};
+
+constexpr PanelFormat panel_format(DType type) noexcept {
+  switch (type) {
+    case DType::q4_0: case DType::iq4_nl: return {1, 0, 32, 256};
+    case DType::q4_1: return {1, 0, 64, 256};
+    case DType::q5_0: return {1, 0, 32, 320};
+    case DType::q5_1: return {1, 0, 64, 320};
+    case DType::q8_0: return {1, 0, 32, 512};
+    case DType::q2_k: return {8, 64, 32, 128};  // a byte: scale, and minimum in the high nibble; the first and the second 16 k
+    case DType::q3_k: return {8, 32, 32, 192};
+    case DType::q4_k: return {8, 64, 32, 256};
+    case DType::q5_k: return {8, 64, 32, 320};
+    case DType::q6_k: return {8, 32, 32, 384};
+    case DType::iq4_xs: return {8, 32, 16, 256};
+    default: return {1, 0, 0, 0};
+  }
+}
+
+/// Bytes of a panel of `columns` k: a last block that is not full has its place, as in the file.
+constexpr std::size_t panel_bytes(DType type, std::size_t columns) noexcept {
+  return (columns + block_size(type) - 1) / block_size(type) * panel_format(type).block();
+}
+
+/// A weight is scale * (code - offset) + minimum.
+constexpr int code_offset(DType type) noexcept {
+  switch (type) {
+    case DType::q4_0: return 8;
+    case DType::q5_0: return 16;
+    case DType::q8_0: return 128;
+    case DType::q3_k: return 4;
+    case DType::q6_k: return 32;
+    default: return 0;
+  }
+}
+constexpr int code_bits(DType type) noexcept {
+  switch (type) {
+    case DType::q2_k: return 2;
+    case DType::q3_k: return 3;
+    case DType::q5_0: case DType::q5_1: case DType::q5_k: return 5;
+    case DType::q6_k: return 6;
+    case DType::q8_0: return 8;
+    default: return 4;
+  }
+}
+constexpr bool has_minimum(DType type) noexcept {
+  return type == DType::q4_1 || type == DType::q5_1 || type == DType::q2_k || type == DType::q4_k || type == DType::q5_k;
+}
+/// Whether the two halves of a unit have scales of their own.
+constexpr bool has_half_scales(DType type) noexcept { return type == DType::q2_k || type == DType::q3_k || type == DType::q6_k; }
+
+/// What the codes of iq4_nl and iq4_xs stand for.
+inline constexpr signed char iq4_codebook[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr bool has_codebook(DType type) noexcept { return type == DType::iq4_nl || type == DType::iq4_xs; }
+
+/// Rows [16 panel, 16 panel + 16) of `rows` rows in blocks, to one panel; rows that there are not become zeros.
+void pack_panel(DType type, const std::byte* weight, std::size_t rows, std::size_t columns, std::size_t panel, std::byte* to) noexcept;
+
+/// Row `output` (0 to 15) of a panel, as dequantize() would give it.
+void dequantize_panel(DType type, const std::byte* panel, std::size_t output, float* values, std::size_t count) noexcept;
+
+}  // namespace chiasm
+
+#ifndef CHIASM_COMPILED
+#include <chiasm/impl/panel.ipp>
+#endif

@@ -1,0 +1,62 @@
+/// Panels: what pack() makes of blocks holds the same numbers, to the bit.
+#include <chiasm/core/block_format.hpp>
+#include <chiasm/core/pack.hpp>
+
+#include "support/blocks.hpp"
+#include "support/catch.hpp"
+
+using namespace chiasm;
+
+namespace {
+
+bool same(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && (a.bytes() == 0 || std::memcmp(a.data(), b.data(), a.bytes()) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("pack keeps all numbers to the bit") {
+  ThreadPool pool(3);
+  for (const DType type : blocks::types)
+    for (const std::size_t rows : {1u, 15u, 16u, 17u, 50u})
+      for (const std::size_t columns : {1u, 31u, 32u, 33u, 255u, 256u, 257u, 800u}) {
+        INFO(name(type) << " " << rows << "x" << columns);
+        const Weight w = blocks::random(type, rows, columns, static_cast<unsigned>(rows + columns));
+        const Weight packed = pack(w), parallel = pack(w, &pool);
+        CHECK(packed.layout() == Layout::panels);
+        CHECK(packed.bytes() == (rows + 15) / 16 * panel_bytes(type, columns));
+        CHECK(same(packed.to_f32(), w.to_f32()));
+        CHECK(std::memcmp(packed.data(), parallel.data(), packed.bytes()) == 0);
+        CHECK(pack(packed).data() == packed.data());
+        if (rows > 16) {
+          CHECK(same(packed.slice(16, rows - 16).to_f32(), w.slice(16, rows - 16).to_f32()));
+          CHECK_THROWS_AS(packed.slice(1, 2), UnsupportedError);
+          CHECK_THROWS_AS(packed.gather(std::vector<std::uint32_t>(rows)), ShapeError);
+        }
+      }
+}
+
+TEST_CASE("pack: many panels on several threads") {
+  ThreadPool pool(3);
+  for (const DType type : {DType::q4_0, DType::q6_k}) {
+    const Weight w = blocks::random(type, 1000, 1024, 7);
+    CHECK(same(pack(w, &pool).to_f32(), w.to_f32()));
+  }
+}
+
+TEST_CASE("panels have the blocks' size, but for scales of six bits") {
+  for (const DType type : blocks::types) {
+    const double more = static_cast<double>(panel_bytes(type, 256)) / static_cast<double>(16 * row_bytes(type, 256));
+    CHECK(more >= 1.0);
+    CHECK(more < 1.04);
+  }
+}
+
+TEST_CASE("pack leaves other weights alone") {
+  const float values[6] = {};
+  const Weight w("w", DType::f32, Shape{2, 3}, reinterpret_cast<const std::byte*>(values), {}, "none");
+  CHECK(pack(w).data() == w.data());
+  CHECK(pack(w).layout() == Layout::rows);
+  const std::vector<std::byte> bytes(2 * 18 * 2);
+  CHECK_THROWS_AS(pack(Weight("w", DType::q4_0, Shape{2, 1, 32}, bytes.data(), {}, "none")), ShapeError);
+}
