@@ -265,6 +265,17 @@ void load_json(const std::string& path, const std::string& name) {
   else read_config(json);
 }
 
+/// Metadata and tensors; of a model also what transformers would call all that.
+void load_gguf(const std::string& path) {
+  const Gguf file = Gguf::open(path);
+  file.weights();
+  if (!file.contains("tokenizer.ggml.tokens") || file.tensors().empty()) return;
+  const Checkpoint checkpoint = Checkpoint::open(path);
+  read_config(checkpoint.config());
+  checkpoint.weights();
+  Tokenizer::load(checkpoint);
+}
+
 void load(const std::string& path) {
   if (std::filesystem::is_directory(path)) {
     const Checkpoint checkpoint = Checkpoint::open(path);
@@ -289,7 +300,7 @@ void load(const std::string& path) {
   const FileMap file = FileMap::open(path);
   const std::string_view text = file.text();
   if (ends({".safetensors"})) Safetensors::parse(file);
-  else if (ends({".gguf"}) || text.starts_with("GGUF")) throw UnsupportedError("GGUF (" + path + ")");
+  else if (ends({".gguf"}) || text.starts_with("GGUF")) load_gguf(path);
   else if (ends({".wav", ".flac", ".mp3", ".ogg"})) load_audio(path);
   else if (ends({".bin", ".pt", ".pth"})) TorchPickle::parse(file);
   else if (ends({".model", ".tiktoken"}) || name == "vocab.txt" || name == "merges.txt") Tokenizer::load(path);

@@ -2,6 +2,7 @@
 
 #include <chiasm/io/chat_template.hpp>
 #include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/gguf_model.hpp>
 
 #include <chiasm/impl/jinja_filters.ipp>
 
@@ -48,11 +49,20 @@ inline std::optional<ChatTemplate> in_json(const Json& file, std::string_view na
 CHIASM_INLINE std::optional<ChatTemplate> ChatTemplate::find(const Checkpoint& checkpoint, std::string_view name) {
   if (name.find_first_of("/\\") != std::string_view::npos || name.empty())
     throw ArgumentError("ChatTemplate: '" + std::string(name) + "' is no name of a template");
+  if (const GgufModel* const model = checkpoint.gguf()) return find(model->text, name);
   for (const char* file : {"processor_config.json", "chat_template.json"})
     if (auto found = detail::jinja::in_json(checkpoint.json(file), name)) return found;
   const std::string file = name == "default" ? "chat_template.jinja" : "additional_chat_templates/" + std::string(name) + ".jinja";
   if (checkpoint.has(file)) return ChatTemplate(checkpoint.read(file), checkpoint.path(file));
   return detail::jinja::in_json(checkpoint.tokenizer_config(), name);
+}
+
+CHIASM_INLINE std::optional<ChatTemplate> ChatTemplate::find(const Gguf& file, std::string_view name) {
+  const std::string base = "tokenizer.chat_template", key = name == "default" ? base : base + "." + std::string(name);
+  if (const Gguf::Value* const found = file.find(key)) return ChatTemplate(found->as_string(), file.file() + " (" + key + ")");
+  if (const Gguf::Value* const other = file.find(base); other != nullptr && name != "default")
+    other->fail("is the template 'default'; there is no '" + std::string(name) + "'");
+  return std::nullopt;
 }
 
 CHIASM_INLINE std::optional<ChatTemplate> ChatTemplate::find(const std::string& folder, std::string_view name) {

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/packed_cache.hpp>
 #include <chiasm/io/safetensors.hpp>
 #include <chiasm/io/torch_pickle.hpp>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -17,8 +19,30 @@ struct Checkpoint::State {
   std::string name;
   CheckpointOptions options;
   std::optional<std::map<std::string, FileMap, std::less<>>> files;  // none: a folder
+  std::optional<GgufModel> gguf;
   std::mutex mutex;
   std::map<std::string, Json, std::less<>> parsed;
+
+  /// A tree as the options want it.
+  Weights converting(const Weights& weights) const {
+    Conversion how;
+    how.kind = options.weights;
+    how.threads = options.threads;
+    how.cancel = options.cancel;
+    how.on_progress = options.on_progress;
+    if (!options.packed_cache.empty()) how.before = cache_of(weights);
+    return weights.converting(std::move(how));
+  }
+  std::shared_ptr<ConvertedTensors> cache_of(const Weights& weights) const {
+    std::optional<WeightsIdentity> identity = WeightsIdentity::of(weights);
+    if (!identity) return nullptr;
+    const std::lock_guard lock(caches_mutex);
+    std::shared_ptr<PackedCache>& cache = caches[weights.source()];
+    if (!cache) cache = std::make_shared<PackedCache>(PackedCache::path_in(options.packed_cache, weights.source(), options.weights), std::move(*identity), options.weights);
+    return cache;
+  }
+  mutable std::mutex caches_mutex;
+  mutable std::map<std::string, std::shared_ptr<PackedCache>> caches;  // by the trees' sources
 
   /// File names, sorted.
   std::vector<std::string> list() const {
@@ -36,14 +60,93 @@ struct Checkpoint::State {
   }
 };
 
-CHIASM_INLINE Checkpoint Checkpoint::open(const std::string& folder, CheckpointOptions options) {
+namespace detail {
+
+/// Of a folder's files, the GGUF models: each one's first shard. And the files that hold vision towers.
+struct GgufFiles {
+  std::vector<std::string> models, mmprojs;
+
+  explicit GgufFiles(const std::vector<std::string>& names) {
+    for (const std::string& name : names) {
+      if (!name.ends_with(".gguf")) continue;
+      const std::string_view shard = shard_of(name);
+      if (name.find("mmproj") != std::string::npos) mmprojs.push_back(name);
+      else if (shard.empty() || shard.starts_with("-00001-of-")) models.push_back(name);
+    }
+  }
+
+  /// "-00001-of-00003", as gguf-split names what it cuts up; empty for a whole file.
+  static std::string_view shard_of(std::string_view name) {
+    constexpr std::string_view form = "-00000-of-00000.gguf";
+    if (name.size() < form.size()) return {};
+    const std::string_view end = name.substr(name.size() - form.size());
+    for (std::size_t i = 0; i < form.size(); ++i)
+      if (form[i] == '0' ? end[i] < '0' || end[i] > '9' : end[i] != form[i]) return {};
+    return end.substr(0, end.size() - 5);
+  }
+};
+
+/// The model that begins with `name`, of the files that `list` names and `open` opens. A tower that lies there is taken where it fits.
+inline GgufModel read_gguf(const std::string& name, FunctionRef<std::vector<std::string>()> list, FunctionRef<FileMap(const std::string&)> open,
+                           const std::optional<FileMap>& mmproj) {
+  GgufModel model{Gguf::parse(open(name))};
+  const auto count = model.text.get<std::uint16_t>("split.count", 1);
+  if (count > 1) {
+    const std::string_view shard = GgufFiles::shard_of(name);
+    char first[32];
+    std::snprintf(first, sizeof first, "-00001-of-%05u", unsigned{count});
+    if (shard != first) throw FileError(model.text.file(), "one of " + std::to_string(count) + " shards; the first one's name ends in " + first + ".gguf");
+    for (unsigned i = 2; i <= count; ++i) {
+      std::snprintf(first, sizeof first, "-%05u-of-%05u.gguf", i, unsigned{count});
+      model.shards.push_back(Gguf::parse(open(name.substr(0, name.size() - shard.size() - 5) + first)));
+    }
+  }
+  if (mmproj) {
+    model.mmproj = Gguf::parse(*mmproj);
+  } else if (const std::vector<std::string> beside = GgufFiles(list()).mmprojs; beside.size() == 1 && beside[0] != name) {
+    if (Gguf tower = Gguf::parse(open(beside[0])); GgufModel::fit(model.text, tower)) model.mmproj = std::move(tower);
+  }
+  return model;
+}
+
+/// The only model. Throws FileError.
+inline const std::string& only_gguf(const GgufFiles& files, const std::string& folder) {
+  if (files.models.size() == 1) return files.models[0];
+  if (files.models.empty()) throw FileError(folder, "no GGUF file but " + files.mmprojs[0] + ", which is no text model");
+  throw FileError(folder, std::to_string(files.models.size()) + " GGUF models (" + files.models[0] + ", " + files.models[1] + ", ...): say which one");
+}
+
+}  // namespace detail
+
+CHIASM_INLINE Checkpoint Checkpoint::open(const std::string& path, CheckpointOptions options) {
   std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(folder, error);
-  if (!std::filesystem::exists(status)) throw FileError(folder, "no such folder" + (error ? " (" + error.message() + ")" : std::string()));
-  if (!std::filesystem::is_directory(status)) throw FileError(folder, "is a file, expected a folder with config.json and weights");
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) throw FileError(path, "no such file or folder" + (error ? " (" + error.message() + ")" : std::string()));
   auto state = std::make_shared<State>();
-  state->name = folder;
+  state->name = path;
   state->options = std::move(options);
+  std::string gguf;  // its path
+  if (std::filesystem::is_directory(status)) {
+    if (!std::filesystem::exists(std::filesystem::path(path) / "config.json", error))
+      if (const detail::GgufFiles files(state->list()); !files.models.empty() || !files.mmprojs.empty())
+        gguf = (std::filesystem::path(path) / detail::only_gguf(files, path)).string();
+  } else if (path.ends_with(".gguf")) {
+    gguf = path;
+  } else {
+    throw FileError(path, "is a file, expected a folder with config.json and weights, or a *.gguf");
+  }
+  const std::string& mmproj = state->options.mmproj;
+  if (gguf.empty()) {
+    if (!mmproj.empty()) throw ArgumentError("mmproj " + mmproj + " for " + path + ", which is no GGUF file");
+    return Checkpoint(std::move(state));
+  }
+  const std::filesystem::path file(gguf), folder = file.parent_path();
+  State beside;
+  beside.name = folder.empty() ? "." : folder.string();
+  state->gguf = detail::read_gguf(
+      file.filename().string(), [&] { return beside.list(); }, [&](const std::string& name) { return FileMap::open((folder / name).string()); },
+      mmproj.empty() ? std::nullopt : std::optional(FileMap::open(mmproj)));
+  state->files.emplace();
   return Checkpoint(std::move(state));
 }
 
@@ -56,6 +159,17 @@ CHIASM_INLINE Checkpoint Checkpoint::from_memory(std::vector<std::pair<std::stri
   for (auto& [file, bytes] : files)
     if (!state->files->try_emplace(file, FileMap(bytes, state->name + "/" + file, owner)).second)
       throw ArgumentError("Checkpoint::from_memory: '" + file + "' is there twice");
+  if (state->files->contains("config.json")) return Checkpoint(std::move(state));
+  if (const detail::GgufFiles gguf(state->list()); !gguf.models.empty() || !gguf.mmprojs.empty()) {
+    const auto bytes = [&](const std::string& file) {
+      const auto found = state->files->find(file);
+      if (found == state->files->end()) throw FileError(state->name + "/" + file, "not among the files in memory");
+      return found->second;
+    };
+    const std::string& mmproj = state->options.mmproj;
+    state->gguf = detail::read_gguf(
+        detail::only_gguf(gguf, state->name), [&] { return state->list(); }, bytes, mmproj.empty() ? std::nullopt : std::optional(bytes(mmproj)));
+  }
   return Checkpoint(std::move(state));
 }
 
@@ -73,8 +187,10 @@ CHIASM_INLINE Checkpoint Checkpoint::subfolder(std::string_view folder) const {
 }
 
 CHIASM_INLINE const std::string& Checkpoint::name() const noexcept { return state_->name; }
+CHIASM_INLINE const GgufModel* Checkpoint::gguf() const noexcept { return state_->gguf ? &*state_->gguf : nullptr; }
 
 CHIASM_INLINE std::string Checkpoint::path(std::string_view file) const {
+  if (state_->gguf) return state_->gguf->text.file();  // all that there is of it
   const bool separated = state_->name.empty() || state_->name.back() == '/';
   return state_->name + (separated ? "" : "/") + std::string(file);
 }
@@ -98,6 +214,10 @@ CHIASM_INLINE Json Checkpoint::json(std::string_view file) const {
   const std::lock_guard lock(state_->mutex);
   const auto known = state_->parsed.find(file);
   if (known != state_->parsed.end()) return known->second;
+  if (const std::optional<GgufModel>& gguf = state_->gguf) {
+    const Json made = file == "config.json" ? gguf->config() : file == "preprocessor_config.json" ? gguf->preprocessor_config() : Json();
+    return state_->parsed.emplace(file, made).first->second;
+  }
   if (!has(file)) return {};
   const FileMap map = this->file(file);
   return state_->parsed.emplace(file, Json::parse(map.text(), map.path())).first->second;
@@ -114,20 +234,30 @@ CHIASM_INLINE std::string Checkpoint::model_type() const { return std::string(co
 
 CHIASM_INLINE Json Checkpoint::image_processor_config() const {
   if (const Json nested = processor_config(); nested.find("image_processor").is_object()) return nested;
-  if (!has("preprocessor_config.json"))
+  if (!has("preprocessor_config.json") && !(state_->gguf && state_->gguf->mmproj))
     throw FileError(path("preprocessor_config.json"), "missing, and processor_config.json has no image_processor");
   return preprocessor_config();
 }
 
+CHIASM_INLINE void Checkpoint::keep_converted() const noexcept {
+  const std::lock_guard lock(state_->caches_mutex);
+  for (const auto& [source, cache] : state_->caches) cache->write();
+}
+
 CHIASM_INLINE Weights Checkpoint::weights(const std::string& name) const {
   const FileMap bytes = file(name);
-  Weights weights(name.ends_with(".safetensors") ? Safetensors::parse(bytes).tensors : TorchPickle::parse(bytes).tensors, path(name), state_->options.weights);
+  Weights weights(name.ends_with(".safetensors") ? Safetensors::parse(bytes).tensors : TorchPickle::parse(bytes).tensors, path(name));
   if (state_->options.on_progress) state_->options.on_progress(name, 1, 1);
-  return weights;
+  return state_->converting(weights);
 }
 
 CHIASM_INLINE Weights Checkpoint::weights() const {
   const State& state = *state_;
+  if (state.gguf) {
+    const Weights weights = state.gguf->weights();
+    if (state.options.on_progress) state.options.on_progress(state.gguf->text.file(), 1, 1);
+    return state.converting(weights);
+  }
   std::vector<std::string> safetensors, torch, others;
   for (const std::string& name : state.list()) {
     const auto ends = [&](std::string_view ending) { return name.ends_with(ending); };
@@ -150,7 +280,7 @@ CHIASM_INLINE Weights Checkpoint::weights() const {
         if (state.options.on_progress) state.options.on_progress(file, done, total);
       };
       const auto read = names == &torch ? read_torch_pickle_shards : read_safetensors_shards;
-      return Weights(read(file(index), shard, progress), state.name, state.options.weights);
+      return state.converting(Weights(read(file(index), shard, progress), state.name));
     }
     if (names->size() == 1) return weights(names->front());
   }

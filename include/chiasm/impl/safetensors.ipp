@@ -1,5 +1,7 @@
 #pragma once
 
+#include <chiasm/impl/json_string.hpp>
+#include <chiasm/impl/quoted.hpp>
 #include <chiasm/io/safetensors.hpp>
 
 #include <algorithm>
@@ -26,12 +28,6 @@ inline std::optional<DType> safetensors_dtype(std::string_view name) noexcept {
   for (const auto& [key, dtype] : safetensors_dtypes)
     if (key == name) return dtype;
   return std::nullopt;
-}
-
-/// A name from a file, for a message: hostile ones may have megabytes.
-inline std::string quoted(std::string_view name) {
-  constexpr std::size_t limit = 200;
-  return "'" + std::string(name.substr(0, limit)) + (name.size() > limit ? "...'" : "'");
 }
 
 /// One entry of a safetensors header.
@@ -217,22 +213,6 @@ CHIASM_INLINE Weights read_safetensors_index(const std::string& path, WeightKind
 }
 
 namespace detail {
-
-/// `text` as JSON has it between quotation marks.
-inline void append_json_string(std::string& to, std::string_view text) {
-  to += '"';
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      to += {'\\', c};
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      constexpr char digits[] = "0123456789abcdef";
-      to += {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
-    } else {
-      to += c;
-    }
-  }
-  to += '"';
-}
 
 /// A file under another name until it is whole; then it takes its name.
 class NewFile {

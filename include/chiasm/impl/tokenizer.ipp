@@ -3,10 +3,12 @@
 #include <chiasm/io/tokenizer/tokenizer.hpp>
 
 #include <chiasm/io/checkpoint.hpp>
+#include <chiasm/io/gguf_model.hpp>
 #include <chiasm/io/json.hpp>
 
 #include <chiasm/impl/tokenizer_decoders.ipp>
 #include <chiasm/impl/tokenizer_files.ipp>
+#include <chiasm/impl/tokenizer_gguf.ipp>
 #include <chiasm/impl/tokenizer_models.ipp>
 
 #include <filesystem>
@@ -298,15 +300,15 @@ struct Tokenizer::Pipeline {
   bool bytes = false;       // the model reads bytes, see Bpe
   std::string word_suffix;  // CLIPTokenizer.decode: this becomes a blank, and the text is stripped
   TokenId bos = -1, eos = -1, pad = -1, unk = -1, sep = -1, cls = -1;
+  std::vector<TokenId> ends;  // see Tokenizer::ends(), where it is more than eos
 
-  explicit Pipeline(const Json& json) {
+  /// `with`: the model, where it is not in the document.
+  explicit Pipeline(const Json& json, std::shared_ptr<const detail::TokenModel> with = nullptr) : model(std::move(with)) {
     if (!json.is_object()) json.fail("is not an object");
     normalizer = detail::TextNormalizer(json.find("normalizer"));
     pre_tokenizer = detail::PreTokenizer(json.find("pre_tokenizer"));
-    const Json model_json = json["model"];
-    const bool bpe = model_json.get<std::string>("type", model_json.contains("merges") ? "BPE" : "") == "BPE";
-    bytes = bpe && pre_tokenizer.ends_in_bytes();
-    model = detail::read_model(model_json, bytes);
+    if (!model) model = detail::read_model(json["model"], pre_tokenizer.ends_in_bytes());
+    bytes = model->reads_bytes() && pre_tokenizer.ends_in_bytes();
     post_processor = detail::PostProcessor(json.find("post_processor"));
     decoder = detail::TokenDecoder(json.find("decoder"));
     const Json tokens = json.find("added_tokens");
@@ -491,6 +493,7 @@ CHIASM_INLINE Tokenizer Tokenizer::from_json(const Json& tokenizer) { return Tok
 CHIASM_INLINE Tokenizer Tokenizer::from_file(const std::string& tokenizer_json) { return from_json(Json::read(tokenizer_json)); }
 
 CHIASM_INLINE Tokenizer Tokenizer::load(const Checkpoint& checkpoint) {
+  if (const GgufModel* const model = checkpoint.gguf()) return from_gguf(model->text);
   const Json json = checkpoint.json("tokenizer.json");
   if (json.is_null()) {
     const std::string file = detail::TokenizerFiles(checkpoint).find();
@@ -508,12 +511,23 @@ CHIASM_INLINE Tokenizer Tokenizer::load(const Checkpoint& checkpoint, const std:
   if (!checkpoint.has(file)) throw FileError(checkpoint.path(file), "is not there");
   if (file == "tokenizer.json") return load(checkpoint);
   if (file.ends_with(".json") && file != "vocab.json") return from_json(checkpoint.json(file));
+  if (file.ends_with(".gguf")) return from_gguf(Gguf::parse(checkpoint.file(file)));
   const detail::TokenizerDescription description = detail::TokenizerFiles(checkpoint).read(file);
-  auto pipeline = std::make_shared<Pipeline>(description.json);
+  auto pipeline = std::make_shared<Pipeline>(description.json, description.model);
   const Json config = checkpoint.tokenizer_config();
   pipeline->configure(config, checkpoint.json("special_tokens_map.json"), "", description.defaults, checkpoint.json("added_tokens.json"));
   pipeline->word_suffix = description.word_suffix;
   pipeline->enclose(description.frame, config, description.defaults);
+  return Tokenizer(std::move(pipeline));
+}
+
+CHIASM_INLINE Tokenizer Tokenizer::from_gguf(const Gguf& file) {
+  const detail::GgufVocabulary vocabulary(file);
+  const detail::TokenizerDescription description = vocabulary.read();
+  auto pipeline = std::make_shared<Pipeline>(description.json, description.model);
+  pipeline->configure({}, {}, "", description.defaults);
+  pipeline->enclose(description.frame, {}, description.defaults);
+  pipeline->ends = vocabulary.ends(description.model->vocabulary);
   return Tokenizer(std::move(pipeline));
 }
 
@@ -540,6 +554,7 @@ CHIASM_INLINE Tokenizer Tokenizer::load(const std::string& folder_or_file) {
   for (const char* usual : {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt", "qwen.tiktoken"})
     if (name == usual) return load(Checkpoint::open(path.has_parent_path() ? path.parent_path().string() : "."), name);
   if (name.ends_with(".json")) return from_file(folder_or_file);
+  if (name.ends_with(".gguf")) return from_gguf(Gguf::open(folder_or_file));
   const FileMap file = FileMap::open(folder_or_file);
   const std::string folder = path.has_parent_path() ? path.parent_path().string() : ".";
   return load(Checkpoint::from_memory({{name, file.bytes()}}, {}, folder, file.owner()), name);
@@ -616,5 +631,8 @@ CHIASM_INLINE std::optional<TokenId> Tokenizer::bos() const { return detail::kno
 CHIASM_INLINE std::optional<TokenId> Tokenizer::eos() const { return detail::known(pipeline_->eos); }
 CHIASM_INLINE std::optional<TokenId> Tokenizer::pad() const { return detail::known(pipeline_->pad); }
 CHIASM_INLINE std::optional<TokenId> Tokenizer::unk() const { return detail::known(pipeline_->unk); }
+CHIASM_INLINE std::vector<TokenId> Tokenizer::ends() const {
+  return !pipeline_->ends.empty() || pipeline_->eos < 0 ? pipeline_->ends : std::vector<TokenId>{pipeline_->eos};
+}
 
 }  // namespace chiasm

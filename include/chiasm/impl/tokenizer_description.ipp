@@ -9,8 +9,31 @@
 namespace chiasm::inline CHIASM_ABI {
 namespace detail {
 
-// Readers of files other than tokenizer.json write what they read as the text of a tokenizer.json: one description, one
-// tokenizer. Beyond the published language, a model may have "user_defined_symbols" (see Bpe and Unigram).
+// Readers of files other than tokenizer.json build the model, and write all that stands around it as the text of a tokenizer.json: one
+// description, one tokenizer. (Tokens and merges as text would take four times as long as the rest.)
+
+/// What a tokenizer puts around a text.
+enum class Frame : std::uint8_t {
+  bos_eos,  // bos A eos, where the configuration (or the default) adds them
+  bert,     // [CLS] A [SEP] B [SEP]
+  roberta,  // <s> A </s> </s> B </s>
+  whisper,  // <|startoftranscript|> <|notimestamps|> A <|endoftext|>
+};
+
+/// A tokenizer read from other files than tokenizer.json.
+struct TokenizerDescription {
+  Json json;      // a tokenizer.json without model and post-processor
+  std::shared_ptr<const TokenModel> model;
+  Json defaults;  // the named tokens and add_bos_token, add_eos_token that count where tokenizer_config.json does not say
+  Frame frame = Frame::bos_eos;
+  std::string word_suffix;  // see Tokenizer::Pipeline
+
+  TokenizerDescription(const std::string& text, const std::string& file, std::shared_ptr<const TokenModel> with, const std::string& defaults_text)
+      : json(Json::parse(text, file)), model(std::move(with)), defaults(Json::parse(defaults_text, "<defaults>")) {}
+};
+
+/// Tokens in their order, of ids 0, 1, 2, ...
+inline void append_token(Vocabulary& vocabulary, std::string_view text) { vocabulary.insert(text, static_cast<TokenId>(vocabulary.size())); }
 
 /// Appends a JSON string. `text` is well-formed UTF-8.
 inline void append_json(std::string& out, std::string_view text) {
@@ -41,48 +64,54 @@ inline std::string byte_letters(std::string_view bytes) {
 /// the ways of one token by the ids of its parts. Bounded, since a hostile file's long tokens would make quadratic work.
 class MergeDerivation {
  public:
-  MergeDerivation(const Vocabulary& parts, const std::string& file, std::size_t file_size)
-      : parts_(parts), file_(file), work_(64 * file_size + (std::size_t{1} << 20)), room_(32 * file_size + (std::size_t{1} << 20)) {}
+  MergeDerivation(const Vocabulary& tokens, const std::string& file, std::size_t file_size)
+      : tokens_(tokens), file_(file), work_(64 * file_size + (std::size_t{1} << 20)), room_(file_size + (std::size_t{1} << 16)) {}
 
-  /// Appends the merges that give `token`, to a JSON array under way that may be empty. With `bytes` they are spelled in GPT-2's letters and a
-  /// token may be cut within a character.
-  void append(std::string& out, std::string_view token, bool bytes) {
-    ways_.clear();
+  struct Merge {
+    TokenId left, right, whole;
+  };
+  std::vector<Merge> merges;
+  std::vector<bool> closed;  // tokens that are no parts; empty: all are
+
+  /// The merges that give `token`. With `bytes` it may be cut within a character.
+  void add(std::string_view token, TokenId id, bool bytes) {
+    const std::size_t first = merges.size();
     for (std::size_t cut = 1; cut < token.size(); ++cut) {
       if (!bytes && (static_cast<unsigned char>(token[cut]) & 0xC0U) == 0x80U) continue;
       spend(work_, token.size());
-      const TokenId left = parts_.find(token.substr(0, cut));
+      const TokenId left = part(token.substr(0, cut));
       if (left < 0) continue;
-      const TokenId right = parts_.find(token.substr(cut));
-      if (right >= 0) ways_.push_back({left, right, cut});
+      const TokenId right = part(token.substr(cut));
+      if (right >= 0) merges.push_back({left, right, id});
     }
-    std::sort(ways_.begin(), ways_.end(), [](const Way& a, const Way& b) { return std::pair(a.left, a.right) < std::pair(b.left, b.right); });
-    for (const Way& way : ways_) {
-      spend(room_, token.size() + 8);
-      if (out.back() != '[') out += ',';
-      out += '[';
-      for (const std::string_view part : {token.substr(0, way.cut), token.substr(way.cut)}) {
-        if (out.back() != '[') out += ',';
-        bytes ? append_json(out, byte_letters(part)) : append_json(out, part);
-      }
-      out += ']';
-    }
+    spend(room_, merges.size() - first);
+    std::sort(merges.begin() + static_cast<std::ptrdiff_t>(first), merges.end(),
+              [](const Merge& a, const Merge& b) { return std::pair(a.left, a.right) < std::pair(b.left, b.right); });
   }
 
  private:
-  struct Way {
-    TokenId left, right;
-    std::size_t cut;
-  };
   void spend(std::size_t& budget, std::size_t amount) const {
     if (amount > budget) throw FormatError(file_, 0, "tokens so long that their merges are out of proportion to the file");
     budget -= amount;
   }
-  const Vocabulary& parts_;
+  TokenId part(std::string_view text) const noexcept {
+    const TokenId id = tokens_.find(text);
+    return id >= 0 && !closed.empty() && closed[static_cast<std::size_t>(id)] ? -1 : id;
+  }
+  const Vocabulary& tokens_;
   const std::string& file_;
   std::size_t work_, room_;
-  std::vector<Way> ways_;
 };
+
+inline std::shared_ptr<const Bpe> make_bpe(Vocabulary tokens, const Bpe::Options& options, const std::vector<MergeDerivation::Merge>& merges, const std::string& file) {
+  const auto model = std::make_shared<Bpe>(std::move(tokens), options, merges.size(), file);
+  constexpr std::size_t ahead = 16;
+  for (std::size_t i = 0; i < merges.size(); ++i) {
+    if (i + ahead < merges.size()) model->prefetch(merges[i + ahead].left, merges[i + ahead].right);
+    model->add(merges[i].left, merges[i].right, merges[i].whole);
+  }
+  return model;
+}
 
 }  // namespace detail
 }  // namespace chiasm

@@ -10,22 +10,6 @@
 namespace chiasm::inline CHIASM_ABI {
 namespace detail {
 
-/// What a tokenizer puts around a text.
-enum class Frame : std::uint8_t {
-  bos_eos,  // bos A eos, where the configuration (or the default) adds them
-  bert,     // [CLS] A [SEP] B [SEP]
-  roberta,  // <s> A </s> </s> B </s>
-  whisper,  // <|startoftranscript|> <|notimestamps|> A <|endoftext|>
-};
-
-/// A tokenizer read from other files than tokenizer.json.
-struct TokenizerDescription {
-  Json json;      // a tokenizer.json without post-processor
-  Json defaults;  // the named tokens and add_bos_token, add_eos_token that count where tokenizer_config.json does not say
-  Frame frame = Frame::bos_eos;
-  std::string word_suffix;  // see Tokenizer::Pipeline
-};
-
 /// Finds the tokenizer's files in a checkpoint, and out which family they belong to: from tokenizer_class, else model_type, else from the
 /// files themselves.
 class TokenizerFiles {
@@ -70,14 +54,6 @@ class TokenizerFiles {
   bool is(std::string_view class_name, std::initializer_list<std::string_view> model_types) const {
     return class_.empty() ? one_of(model_type_, model_types) : class_ == class_name;
   }
-  static Json defaults(const std::string& text) { return Json::parse(text, "<defaults>"); }
-  static TokenizerDescription described(const std::string& text, const std::string& path, const std::string& defaults_text) {
-    TokenizerDescription description;
-    description.json = Json::parse(text, path);
-    description.defaults = defaults(defaults_text);
-    return description;
-  }
-
   // GPT-2's two files: {"token": id} and lines of "left right".
   TokenizerDescription read_merges(const std::string& name) const {
     const FileMap vocab = checkpoint_.file(name), merges = checkpoint_.file("merges.txt");
@@ -127,17 +103,11 @@ class TokenizerFiles {
       normalizer = R"({"type":"NFC"})";
     }
 
-    std::string text = "{\"normalizer\":" + normalizer + ",\"pre_tokenizer\":" + pre_tokenizer + R"(,"decoder":{"type":"ByteLevel"},"model":{"type":"BPE")";
-    if (family == clip) {
-      const Json unk = config_.find("unk_token");
-      text += R"(,"end_of_word_suffix":"</w>","unk_token":)";
-      append_json(text, unk.is_string() ? unk.as_string() : unk.find("content").is_string() ? unk["content"].as_string() : std::string_view("<|endoftext|>"));
-    }
-    text += ",\"vocab\":";
-    text += vocab.text();
-    text += ",\"merges\":[";
-    append_merges(text, merges);
-    text += "]}}";
+    const std::string text = "{\"normalizer\":" + normalizer + ",\"pre_tokenizer\":" + pre_tokenizer + R"(,"decoder":{"type":"ByteLevel"}})";
+    Bpe::Options options;
+    options.bytes = true;
+    options.suffix = suffix;
+    if (family == clip) options.unk_token = unknown_token("<|endoftext|>");
 
     constexpr const char* names[] = {
         R"({"bos_token":"<|endoftext|>","eos_token":"<|endoftext|>","unk_token":"<|endoftext|>"})",
@@ -147,35 +117,50 @@ class TokenizerFiles {
         R"({"eos_token":"<|endoftext|>","unk_token":"<|endoftext|>","pad_token":"<|endoftext|>"})",
         R"({"bos_token":"<|endoftext|>","eos_token":"<|endoftext|>","unk_token":"<|endoftext|>"})",
         R"({"bos_token":"<|endoftext|>","eos_token":"<|endoftext|>","unk_token":"<|endoftext|>","pad_token":"<|padding|>"})"};
-    TokenizerDescription description = described(text, vocab.path() + ", merges.txt", names[family]);
+    TokenizerDescription description(text, vocab.path(), read_bpe(read_vocabulary(words), options, merges), names[family]);
     description.frame = family == roberta || family == clip ? Frame::roberta : family == whisper ? Frame::whisper : Frame::bos_eos;
     description.word_suffix = suffix;
     return description;
   }
 
-  static void append_merges(std::string& out, const FileMap& file) {
+  std::string unknown_token(const char* usual) const {
+    const Json unk = config_.find("unk_token");
+    return unk.is_string() ? unk.as<std::string>() : unk.find("content").is_string() ? unk["content"].as<std::string>() : usual;
+  }
+
+  static std::shared_ptr<const Bpe> read_bpe(Vocabulary tokens, const Bpe::Options& options, const FileMap& file) {
     const std::string_view text = file.text();
+    std::vector<std::string_view> lines;
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t end = std::min(text.find('\n', at), text.size());
       std::string_view line = text.substr(at, end - at);
       if (line.ends_with('\r')) line.remove_suffix(1);
-      const std::size_t blank = line.find(' ');
       const bool comment = line.starts_with("#version"), last = line.empty() && end + 1 >= text.size();
-      if (!comment && !last) {
-        if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
-          throw FormatError(file.path(), at, "no merge: a merge is two tokens with a blank between");
-        if (!unicode::is_valid(line)) throw FormatError(file.path(), at, "no UTF-8");
-        if (out.back() != '[') out += ',';
-        append_json(out, line);
-      }
+      if (!comment && !last) lines.push_back(line);
       at = end + 1;
     }
+    const auto model = std::make_shared<Bpe>(std::move(tokens), options, lines.size(), file.path());
+    const auto byte = [&](std::size_t i) { return static_cast<std::uint64_t>(lines[i].data() - text.data()); };
+    model->add(
+        lines.size(),
+        [&](std::size_t i) {
+          const std::string_view line = lines[i];
+          const std::size_t blank = line.find(' ');
+          if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
+            throw FormatError(file.path(), byte(i), "no merge: a merge is two tokens with a blank between");
+          if (!unicode::is_valid(line)) throw FormatError(file.path(), byte(i), "no UTF-8");
+          return std::pair(line.substr(0, blank), line.substr(blank + 1));
+        },
+        [&](std::size_t i, const std::string& what) {
+          throw ConfigError(file.path(), "", "byte " + std::to_string(byte(i)) + ": '" + std::string(lines[i]) + "' " + what);
+        });
+    return model;
   }
 
   // BERT's vocab.txt: a token per line, the number of the line is its id; of equal ones the last counts.
   TokenizerDescription read_words(const FileMap& file) const {
     const std::string_view text = file.text();
-    std::vector<std::string_view> words;
+    TokenId lines = 0;
     Vocabulary ids;
     bool capitals = false;
     for (std::size_t at = 0; at < text.size();) {
@@ -183,30 +168,23 @@ class TokenizerFiles {
       const std::string_view line = text.substr(at, end - at);
       if (!unicode::is_valid(line)) throw FormatError(file.path(), at, "no UTF-8");
       const std::string_view word = line.substr(0, TextNormalizer::trimmed(line, false, true).second);
-      ids.insert(word, static_cast<TokenId>(words.size()));
-      words.push_back(word);
+      ids.insert(word, lines++);
       if (!word.starts_with('[')) capitals = capitals || std::any_of(word.begin(), word.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
       at = end + 1;
     }
-    if (words.empty()) throw FormatError(file.path(), 0, "an empty file, expected tokens");
+    if (lines == 0) throw FormatError(file.path(), 0, "an empty file, expected tokens");
     const auto flag = [&](const char* key, bool fallback) { return config_.get<bool>(key, fallback) ? "true" : "false"; };
     // A vocabulary with capitals is of a cased model; only the file can say so where there is no configuration.
     std::string description = std::string(R"({"normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":)") + flag("tokenize_chinese_chars", true) +
                               ",\"lowercase\":" + flag("do_lower_case", config_.is_object() || !capitals);
     if (const Json accents = config_.find("strip_accents"); accents.is_bool()) description += std::string(",\"strip_accents\":") + (accents.as_bool() ? "true" : "false");
-    description += R"(},"pre_tokenizer":{"type":"BertPreTokenizer"},"decoder":{"type":"WordPiece","prefix":"##"},"model":{"type":"WordPiece","unk_token":)";
-    const Json unk = config_.find("unk_token");
-    append_json(description, unk.is_string() ? unk.as_string() : unk.find("content").is_string() ? unk["content"].as_string() : std::string_view("[UNK]"));
-    description += ",\"vocab\":{";
-    for (std::size_t i = 0; i < words.size(); ++i) {
-      if (ids.find(words[i]) != static_cast<TokenId>(i)) continue;
-      if (description.back() != '{') description += ',';
-      append_json(description, words[i]);
-      description += ':' + std::to_string(i);
-    }
-    description += "}}}";
-    TokenizerDescription result =
-        described(description, file.path(), R"({"unk_token":"[UNK]","sep_token":"[SEP]","pad_token":"[PAD]","cls_token":"[CLS]","mask_token":"[MASK]"})");
+    description += R"(},"pre_tokenizer":{"type":"BertPreTokenizer"},"decoder":{"type":"WordPiece","prefix":"##"}})";
+    ids.seal();
+    const std::string unknown = unknown_token("[UNK]");
+    const TokenId unk = ids.find(unknown);
+    if (unk < 0) throw ConfigError(file.path(), "", "has no '" + unknown + "', the token for unknown words");
+    TokenizerDescription result(description, file.path(), std::make_shared<WordPiece>(std::move(ids), unk),
+                                R"({"unk_token":"[UNK]","sep_token":"[SEP]","pad_token":"[PAD]","cls_token":"[CLS]","mask_token":"[MASK]"})");
     result.frame = Frame::bert;
     return result;
   }
@@ -260,8 +238,7 @@ class TokenizerFiles {
       names += std::string(",\"add_bos_token\":") + (model.has(model.bos) ? "true" : "false");
       names += std::string(",\"add_eos_token\":") + (!model.has(model.bos) && model.has(model.eos) ? "true" : "false");
     }
-    TokenizerDescription description =
-        described(SentencePieceDescription(model, use, sentinels, config_.get<bool>("do_lower_case", true)).take(), file.path(), names + "}");
+    TokenizerDescription description = SentencePieceDescription(model, use, sentinels, config_.get<bool>("do_lower_case", true)).take(names + "}");
     if (fairseq) description.frame = Frame::roberta;
     return description;
   }
@@ -288,7 +265,7 @@ class TokenizerFiles {
       for (int i = 5; i <= 250; ++i) add("<|reserved_special_token_" + std::to_string(i) + "|>");
       names += R"("bos_token":"<|begin_of_text|>","eos_token":"<|end_of_text|>","add_bos_token":true)";
     }
-    return described(tokens.description(qwen ? 1 : 3, qwen, !qwen, added + "]"), file.path(), names + "}");
+    return tokens.description(qwen ? 1 : 3, qwen, !qwen, added + "]", names + "}");
   }
 
   const Checkpoint& checkpoint_;

@@ -75,13 +75,14 @@ class ProtoFields {
 /// sentencepiece_model.proto, as far as text becomes ids by it. Views point into the file.
 struct SentencePieceModel {
   enum Kind : std::int32_t { unigram = 1, bpe = 2, word = 3, character = 4 };
-  enum Type : std::int32_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+  enum Type : std::int32_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6, added = 7 };  // added: later, beside the model
   struct Piece {
     std::string_view text;
     float score = 0;
     std::int32_t type = normal;
   };
   std::vector<Piece> pieces;
+  Vocabulary ids;  // of the pieces, in their order; not sealed
   std::int32_t kind = unigram, bos = 1, eos = 2, pad = -1;
   std::size_t unk = 0;
   bool byte_fallback = false, suffix = false, dummy_prefix = true, strip = true, escape = true;
@@ -89,6 +90,7 @@ struct SentencePieceModel {
   std::string path;
   std::size_t file_size = 0;
 
+  SentencePieceModel() = default;  // of another format
   explicit SentencePieceModel(const FileMap& file) : path(file.path()), file_size(file.size()) {
     const auto refuse = [&](const std::string& what) { throw FormatError(path, 0, "no SentencePiece model: " + what); };
     ProtoFields model(file.text(), 0, path);
@@ -106,13 +108,12 @@ struct SentencePieceModel {
     if (kind == word) throw UnsupportedError("SentencePiece model of kind 'word' (" + path + ")");
     if (kind != unigram && kind != bpe && kind != character) refuse("model_type " + std::to_string(kind));
     if (suffix) throw UnsupportedError("SentencePiece model with treat_whitespace_as_suffix (" + path + ")");
-    Vocabulary seen;
-    seen.reserve(pieces.size());
+    ids.reserve(pieces.size(), file_size);
     std::size_t unknowns = 0, bytes = 0;
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       const Piece& piece = pieces[i];
-      if (seen.find(piece.text) >= 0) refuse("piece '" + std::string(piece.text) + "' stands twice");
-      seen.insert(piece.text, static_cast<TokenId>(i));
+      append_token(ids, piece.text);
+      if (ids.size() == i) refuse("piece '" + std::string(piece.text) + "' stands twice");
       bytes += piece.type == byte ? 1 : 0;
       if (piece.type == unknown) {
         unk = i;
@@ -123,7 +124,7 @@ struct SentencePieceModel {
     if (byte_fallback) {
       if (bytes != 256) refuse(std::to_string(bytes) + " pieces of type BYTE, byte_fallback needs 256");
       for (unsigned b = 0; b < 256; ++b)
-        if (seen.find(byte_token(b)) < 0) refuse("no piece " + byte_token(b));
+        if (ids.find(byte_token(b)) < 0) refuse("no piece " + byte_token(b));
     }
   }
 
@@ -188,16 +189,11 @@ class SentencePieceDescription {
     text_ += '{';
     write_added_tokens();
     write_pipeline();
-    text_ += ",\"model\":{";
-    if (model.kind == SentencePieceModel::unigram) {
-      write_unigram();
-    } else {
-      write_bpe();
-    }
-    write_user_defined();
-    text_ += "}}";
+    text_ += '}';
   }
-  std::string take() && { return std::move(text_); }
+  TokenizerDescription take(const std::string& names) const {
+    return {text_, model_.path, model_.kind == SentencePieceModel::unigram ? make_unigram() : make_bpe(), names};
+  }
 
  private:
   using Model = SentencePieceModel;
@@ -218,7 +214,8 @@ class SentencePieceDescription {
       add("<mask>", ",\"special\":true,\"normalized\":false,\"lstrip\":true}");
     } else {
       for (const Model::Piece& piece : model_.pieces)
-        if (piece.type == Model::control || piece.type == Model::unknown) add(piece.text, special);
+        if (piece.type == Model::control || piece.type == Model::unknown || piece.type == Model::added)
+          add(piece.text, piece.type == Model::added ? ",\"special\":false,\"normalized\":false}" : special);
     }
     for (std::size_t i = sentinels_; i > 0; --i) add(sentinel(i - 1), special);
     if (use_ == SentencePieceUse::kosmos2) {
@@ -290,17 +287,16 @@ class SentencePieceDescription {
     text_ += "]},\"pre_tokenizer\":" + pre_tokenizer + ",\"decoder\":" + decoder;
   }
 
-  void write_unigram() {
+  std::shared_ptr<const TokenModel> make_unigram() const {
+    Vocabulary ids;
+    ids.reserve(model_.pieces.size() + sentinels_ + 8, model_.pieces.size() * 8);
+    std::vector<double> scores;
+    scores.reserve(model_.pieces.size() + sentinels_ + 8);
+    Unigram::Options options;
     const auto entry = [&](std::string_view piece, double score) {
-      if (text_.back() != '[') text_ += ',';
-      text_ += '[';
-      append_json(text_, piece);
-      char number[40];
-      std::snprintf(number, sizeof number, ",%.17g]", score);
-      text_ += number;
+      ids.insert(piece, static_cast<TokenId>(scores.size()));
+      scores.push_back(score);
     };
-    text_ += "\"type\":\"Unigram\",\"unk_id\":" + std::to_string(fairseq_ ? 3 : model_.unk) + ",\"byte_fallback\":" + (model_.byte_fallback ? "true" : "false") +
-             ",\"vocab\":[";
     if (fairseq_)
       for (const char* token : {"<s>", "<pad>", "</s>", "<unk>"}) entry(token, 0);
     float best = -std::numeric_limits<float>::max();
@@ -308,56 +304,45 @@ class SentencePieceDescription {
       if (piece.type == Model::normal) best = std::max(best, piece.score);
     for (std::size_t i = fairseq_ ? 3 : 0; i < model_.pieces.size(); ++i) {
       const Model::Piece& piece = model_.pieces[i];
+      if (piece.type == Model::user_defined) options.user_defined.push_back(static_cast<TokenId>(scores.size()));
       // A user-defined symbol beats whatever its bytes could be otherwise.
       const bool wins = piece.type == Model::user_defined && best > -std::numeric_limits<float>::max();
       entry(piece.text, wins ? static_cast<double>(piece.text.size()) * double{best} - 0.1 : double{piece.score});
     }
     if (fairseq_) entry("<mask>", 0);
     for (std::size_t i = sentinels_; i > 0; --i) entry(sentinel(i - 1), 0);
-    text_ += ']';
+    ids.seal();
+    options.unk = fairseq_ ? 3 : static_cast<TokenId>(model_.unk);
+    options.byte_fallback = model_.byte_fallback;
+    return std::make_shared<Unigram>(std::move(ids), std::move(scores), options, model_.path);
   }
 
-  void write_bpe() {
-    text_ += "\"type\":\"BPE\",\"unk_token\":";
-    append_json(text_, model_.pieces[model_.unk].text);
-    text_ += std::string(",\"fuse_unk\":true,\"byte_fallback\":") + (model_.byte_fallback ? "true" : "false") + ",\"vocab\":{";
-    for (std::size_t i = 0; i < model_.pieces.size(); ++i) {
-      if (i > 0) text_ += ',';
-      append_json(text_, model_.pieces[i].text);
-      text_ += ':' + std::to_string(i);
-    }
-    for (std::size_t i = sentinels_; i > 0; --i) {
-      text_ += ',';
-      append_json(text_, sentinel(i - 1));
-      text_ += ':' + std::to_string(model_.pieces.size() + sentinels_ - i);
-    }
-    text_ += "},\"merges\":[";
+  std::shared_ptr<const TokenModel> make_bpe() const {
+    Vocabulary ids = model_.ids;
+    for (std::size_t i = sentinels_; i > 0; --i) append_token(ids, sentinel(i - 1));
+    ids.seal();
+    Bpe::Options options;
+    for (std::size_t i = 0; i < model_.pieces.size(); ++i)
+      if (model_.pieces[i].type == Model::user_defined) options.user_defined.push_back(static_cast<TokenId>(i));
+    options.unk_token = model_.pieces[model_.unk].text;
+    options.fuse_unk = true;
+    options.byte_fallback = model_.byte_fallback;
+    std::vector<MergeDerivation::Merge> merges;
     if (model_.kind == Model::bpe) {
       // The pieces in the order in which sentencepiece prefers them; it never builds a control, unknown or byte piece from parts.
       std::vector<std::size_t> order;
-      Vocabulary parts;
+      MergeDerivation derivation(model_.ids, model_.path, model_.file_size);
       for (std::size_t i = 0; i < model_.pieces.size(); ++i) {
         const Model::Piece& piece = model_.pieces[i];
-        if (piece.type == Model::control || piece.type == Model::unknown || piece.type == Model::byte) continue;
-        order.push_back(i);
-        parts.insert(piece.text, static_cast<TokenId>(i));
+        const bool closed = piece.type == Model::control || piece.type == Model::unknown || piece.type == Model::byte || piece.type == Model::added;
+        derivation.closed.push_back(closed);
+        if (!closed) order.push_back(i);
       }
       std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return model_.pieces[a].score > model_.pieces[b].score; });
-      MergeDerivation derivation(parts, model_.path, model_.file_size);
-      for (const std::size_t i : order) derivation.append(text_, model_.pieces[i].text, false);
+      for (const std::size_t i : order) derivation.add(model_.pieces[i].text, static_cast<TokenId>(i), false);
+      merges = std::move(derivation.merges);
     }
-    text_ += ']';
-  }
-
-  void write_user_defined() {
-    bool any = false;
-    for (const Model::Piece& piece : model_.pieces) {
-      if (piece.type != Model::user_defined) continue;
-      text_ += any ? "," : ",\"user_defined_symbols\":[";
-      any = true;
-      append_json(text_, piece.text);
-    }
-    if (any) text_ += ']';
+    return detail::make_bpe(std::move(ids), options, merges, model_.path);
   }
 
   const Model& model_;

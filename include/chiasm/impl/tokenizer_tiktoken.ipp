@@ -47,28 +47,27 @@ struct TiktokenFile {
       if (tokens[i].second == tokens[i - 1].second) throw FormatError(path, 0, "no tiktoken file: rank " + std::to_string(tokens[i].second) + " stands twice");
   }
 
-  /// A tokenizer.json without its post-processor. `digits`: how many digits make one piece. `added` is a JSON array.
-  std::string description(unsigned digits, bool nfc, bool ignore_merges, const std::string& added) const {
+  /// `digits`: how many digits make one piece. `added` and `names` are JSON.
+  TokenizerDescription description(unsigned digits, bool nfc, bool ignore_merges, const std::string& added, const std::string& names) const {
     std::string text = "{\"added_tokens\":" + added + ",\"normalizer\":" + (nfc ? "{\"type\":\"NFC\"}" : "null");
     text += R"(,"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":)";
     append_json(text, std::string(R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})") + (digits > 1 ? "{1," + std::to_string(digits) + "}" : "") +
                           R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)");
-    text += R"(},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]})";
-    text += R"(,"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","ignore_merges":)";
-    text += ignore_merges ? "true" : "false";
-    text += ",\"vocab\":{";
-    Vocabulary parts;
-    parts.reserve(tokens.size());
+    text += R"(},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]},"decoder":{"type":"ByteLevel"}})";
+    Vocabulary parts, letters;
+    parts.reserve(tokens.size(), file_size);
+    letters.reserve(tokens.size(), file_size);
     for (const auto& [bytes, rank] : tokens) {
-      if (text.back() != '{') text += ',';
-      append_json(text, byte_letters(bytes));
-      text += ':' + std::to_string(rank);
       parts.insert(bytes, rank);
+      letters.insert(byte_letters(bytes), rank);
     }
-    text += "},\"merges\":[";
+    if (!letters.seal()) throw FormatError(path, 0, "ranks out of proportion to the " + std::to_string(tokens.size()) + " tokens");
     MergeDerivation derivation(parts, path, file_size);
-    for (const auto& [bytes, rank] : tokens) derivation.append(text, bytes, true);
-    return text + "]}}";
+    for (const auto& [bytes, rank] : tokens) derivation.add(bytes, rank, true);
+    Bpe::Options options;
+    options.bytes = true;
+    options.ignore_merges = ignore_merges;
+    return {text, path, make_bpe(std::move(letters), options, derivation.merges, path), names};
   }
 };
 

@@ -29,7 +29,14 @@ inline std::uint64_t hash(std::string_view text) noexcept {
     text.remove_prefix(8);
   }
   word = 0;
-  if (!text.empty()) std::memcpy(&word, text.data(), text.size());
+  if (text.size() >= 4) {  // two reads that overlap: a copy of unknown length is a call
+    std::uint32_t head = 0, tail = 0;
+    std::memcpy(&head, text.data(), 4);
+    std::memcpy(&tail, text.data() + text.size() - 4, 4);
+    word = std::uint64_t{tail} << 32 | head;
+  } else {
+    for (const char c : text) word = word << 8 | static_cast<unsigned char>(c);
+  }
   return mix(h, word);
 }
 
@@ -38,8 +45,9 @@ class Vocabulary {
  public:
   static constexpr std::uint32_t none = 0xFFFFFFFF;
 
-  void reserve(std::size_t count) {
+  void reserve(std::size_t count, std::size_t bytes = 0) {
     entries_.reserve(count);
+    text_.reserve(bytes);
     grow(count);
   }
   /// The id of a spelling that is there already is replaced. Ids are below 2^31.
@@ -68,12 +76,24 @@ class Vocabulary {
     for (std::size_t i = 0; i < entries_.size(); ++i) by_id_[static_cast<std::size_t>(entries_[i].id)] = static_cast<std::uint32_t>(i);
     return true;
   }
-  TokenId find(std::string_view text) const noexcept {  // -1: not there
+  TokenId find(std::string_view text) const noexcept { return find(text, hash(text)); }  // -1: not there
+  TokenId find(std::string_view text, std::uint64_t h) const noexcept {
     if (slots_.empty()) return -1;
-    const std::uint64_t h = hash(text);
     for (std::size_t i = h & mask(); slots_[i].entry != none; i = (i + 1) & mask())
       if (matches(slots_[i], h, text)) return entries_[slots_[i].entry].id;
     return -1;
+  }
+  /// Three steps that bring what find() will need into the cache, for many texts at once: a table of 150'000 tokens is not in it.
+  template <int step>
+  void prefetch(std::uint64_t h) const noexcept {
+    if (slots_.empty()) return;
+    const Slot& slot = slots_[h & mask()];
+    if constexpr (step == 0) {
+      __builtin_prefetch(&slot);
+    } else if (slot.entry != none) {
+      const Entry& entry = entries_[slot.entry];
+      __builtin_prefetch(step == 1 ? static_cast<const void*>(&entry) : text_.data() + entry.begin);
+    }
   }
   bool contains(TokenId id) const noexcept {
     return id >= 0 && static_cast<std::size_t>(id) < by_id_.size() && by_id_[static_cast<std::size_t>(id)] != none;
@@ -127,7 +147,7 @@ class Trie {
   Trie() : nodes_(1), labels_(1) {}
   /// `words` need not be sorted; of equal ones the last counts; values are >= 0.
   explicit Trie(std::vector<std::pair<std::string_view, std::int32_t>> words) : Trie() {
-    std::stable_sort(words.begin(), words.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    sort(words);
     struct Range {
       std::uint32_t node;
       std::size_t begin, end, depth;
@@ -178,6 +198,29 @@ class Trie {
     std::int32_t value = none;
     std::uint32_t count = 0;
   };
+  // By their bytes, stably. The first eight decide nearly always; comparing texts from the start takes four times as long.
+  static void sort(std::vector<std::pair<std::string_view, std::int32_t>>& words) {
+    struct Key {
+      std::uint64_t head;
+      std::uint32_t word;
+    };
+    std::vector<Key> keys;
+    keys.reserve(words.size());
+    for (const auto& [text, value] : words) {
+      std::uint64_t head = 0;
+      for (std::size_t i = 0; i < 8; ++i) head = head << 8 | (i < text.size() ? static_cast<unsigned char>(text[i]) : 0U);
+      keys.push_back({head, static_cast<std::uint32_t>(keys.size())});
+    }
+    std::sort(keys.begin(), keys.end(), [&](const Key& a, const Key& b) {
+      if (a.head != b.head) return a.head < b.head;
+      const int order = words[a.word].first.compare(words[b.word].first);
+      return order != 0 ? order < 0 : a.word < b.word;
+    });
+    std::vector<std::pair<std::string_view, std::int32_t>> sorted;
+    sorted.reserve(words.size());
+    for (const Key& key : keys) sorted.push_back(words[key.word]);
+    words.swap(sorted);
+  }
   std::vector<Node> nodes_;
   std::vector<char> labels_;
   std::vector<std::uint32_t> root_ = std::vector<std::uint32_t>(256, 0);

@@ -21,6 +21,7 @@
 namespace chiasm::inline CHIASM_ABI {
 
 class Checkpoint;
+class Gguf;
 
 namespace detail::jinja {
 struct Access;
@@ -152,7 +153,11 @@ class ChatTemplate {
   static std::optional<ChatTemplate> find(const std::string& folder, std::string_view name = "default");
   static std::optional<ChatTemplate> find(const Checkpoint& checkpoint, std::string_view name = "default");
 
-  /// The same, where none is an error. Throws FileError.
+  /// The template of a GGUF file, or none if it has none: tokenizer.chat_template, or, called `name`, tokenizer.chat_template.`name`. Throws
+  /// FormatError, ConfigError, UnsupportedError.
+  static std::optional<ChatTemplate> find(const Gguf& file, std::string_view name = "default");
+
+  /// The same of a folder, where none is an error. Throws FileError.
   static ChatTemplate from_folder(const std::string& folder, std::string_view name = "default");
 
   /// Renders with a dict of variables: "messages", "add_generation_prompt", "bos_token", "eos_token", "tools" ...

@@ -1,9 +1,11 @@
-/// Checkpoint: a folder as Hugging Face publishes models: config.json, *.safetensors, tokenizer.json and so on. Or the same files in memory.
+/// Checkpoint: a folder as Hugging Face publishes models: config.json, *.safetensors, tokenizer.json and so on. Or the same files in memory. Or a GGUF file,
+/// which has all that in one, and shows it as a folder would.
 #pragma once
 
 #include <chiasm/core/callback.hpp>
 #include <chiasm/core/weights.hpp>
 #include <chiasm/io/file_map.hpp>
+#include <chiasm/io/gguf_model.hpp>
 #include <chiasm/io/json.hpp>
 
 #include <cstddef>
@@ -18,14 +20,22 @@ namespace chiasm::inline CHIASM_ABI {
 
 struct CheckpointOptions {
   WeightKind weights = WeightKind::keep;
-  Callback<void(std::string_view file, std::size_t done, std::size_t total)> on_progress = {};  // after each weight file
+  std::string mmproj = {};  // of a GGUF model, the path of the file with its vision tower; empty: the one mmproj*.gguf beside it, if it fits
+  // After each weight file, and after each matrix that is converted.
+  Callback<void(std::string_view name, std::size_t done, std::size_t total)> on_progress = {};
+  CancelToken cancel = {};                   // ends a conversion with Cancelled
+  std::shared_ptr<ThreadPool> threads = {};  // that convert; none: a pool of all processors
+  // A folder for what has been converted, so that the next start maps it (io/packed_cache.hpp): of checkpoints that are files, each has a file there, as large
+  // as its converted matrices. Empty: nothing is written.
+  std::string packed_cache = {};
 };
 
 /// Cheap to copy, and shareable between threads. Opening reads nothing: each file is read when it is asked for, each JSON file once.
 class Checkpoint {
  public:
-  /// Throws FileError if there is no such folder.
-  static Checkpoint open(const std::string& folder, CheckpointOptions options = {});
+  /// A folder, or a GGUF file, or a folder of nothing but a GGUF file (or its shards) and maybe an mmproj. Throws FileError if it is not there, or not clear
+  /// which of several GGUF files is meant; for GGUF, of which the metadata are read, also FormatError, UnsupportedError.
+  static Checkpoint open(const std::string& path, CheckpointOptions options = {});
 
   /// Files in memory, by the names that they have in a folder. `name` is what errors call the whole. Without an `owner`, the caller keeps
   /// the bytes as long as anything made from them lives. Throws ArgumentError if a name is there twice.
@@ -35,8 +45,10 @@ class Checkpoint {
   /// A folder inside this one, or the files in memory whose names begin with it and a slash. Throws FileError if there is none.
   Checkpoint subfolder(std::string_view folder) const;
 
-  /// The folder, as it was given.
+  /// The folder or GGUF file, as it was given.
   const std::string& name() const noexcept;
+  /// The GGUF file that this is, and those that belong to it; null for all other checkpoints. It has no files in the sense of has(), file() and read().
+  const GgufModel* gguf() const noexcept;
   bool has(std::string_view file) const;
   /// What errors call a file of this checkpoint; in a folder, where it is.
   std::string path(std::string_view file) const;
@@ -66,6 +78,8 @@ class Checkpoint {
   Weights weights() const;
   /// The tensors of one file: *.safetensors, or what torch.save wrote. Throws as above.
   Weights weights(const std::string& file) const;
+  /// Writes to CheckpointOptions::packed_cache what trees of this checkpoint have converted and it does not have: for the end of loading. load() does so.
+  void keep_converted() const noexcept;
 
  private:
   struct State;

@@ -14,6 +14,7 @@
 namespace chiasm::inline CHIASM_ABI {
 
 class Checkpoint;
+class Gguf;
 class Json;
 
 /// A tokenizer: added tokens, normalizer, pre-tokenizer, model (BPE, Unigram, WordPiece, WordLevel), post-processor, decoder.
@@ -26,7 +27,7 @@ class Tokenizer {
   static Tokenizer from_file(const std::string& tokenizer_json);
   /// The same of a parsed document. Throws ConfigError, UnsupportedError.
   static Tokenizer from_json(const Json& tokenizer);
-  /// A checkpoint's tokenizer: tokenizer.json, and where there is none vocab.json and merges.txt (GPT-2, OPT, RoBERTa, Qwen2, CLIP, Whisper), a
+  /// A checkpoint's tokenizer: a GGUF checkpoint's as from_gguf(); tokenizer.json, and where there is none vocab.json and merges.txt (GPT-2, OPT, RoBERTa, Qwen2, CLIP, Whisper), a
   /// SentencePiece tokenizer.model, spiece.model or sentencepiece.bpe.model, tiktoken's text as tokenizer.model or qwen.tiktoken, or vocab.txt (BERT).
   /// Also applies what stands beside it as transformers' AutoTokenizer does: the added and special tokens of tokenizer_config.json,
   /// special_tokens_map.json or added_tokens.json, and the tokenizer class where it decodes in a way of its own (CLIPTokenizer). A tokenizer.json's
@@ -37,9 +38,15 @@ class Tokenizer {
   static Tokenizer load(const Checkpoint& checkpoint);
   /// The same of one of these files, by its name in the checkpoint, whichever others there are.
   static Tokenizer load(const Checkpoint& checkpoint, const std::string& file);
-  /// A folder, or one of these files in it. A file of another name is read alone: *.json as tokenizer.json, *.txt as vocab.txt, and else
-  /// what its content is.
+  /// A folder, or one of these files in it. A file of another name is read alone: *.json as tokenizer.json, *.gguf as from_gguf(), *.txt as
+  /// vocab.txt, and else what its content is.
   static Tokenizer load(const std::string& folder_or_file);
+
+  /// The tokenizer in a GGUF file's metadata: tokenizer.ggml.model "llama" and "t5" (SentencePiece), "gpt2" (byte-level BPE; tokenizer.ggml.pre says how
+  /// texts are cut) or "bert" (WordPiece). It gives the ids of the model's own tokenizer, also where llama.cpp reads a text a little differently:
+  /// normal forms (NFC for Qwen2, MPT, OLMo) are the model's. Fillers ("[PAD32001]") are never found in a text. Throws ConfigError (a key that is
+  /// missing or makes no sense, named), UnsupportedError (another model, another tokenizer.ggml.pre).
+  static Tokenizer from_gguf(const Gguf& file);
 
   /// The same with more special tokens, as transformers' add_special_tokens: one that the vocabulary has keeps its id, others get the next free ones.
   Tokenizer with_special_tokens(std::span<const std::string> tokens) const;
@@ -75,6 +82,9 @@ class Tokenizer {
   std::optional<TokenId> eos() const;
   std::optional<TokenId> pad() const;
   std::optional<TokenId> unk() const;
+  /// Tokens after which an answer is complete. Of a GGUF file: its end-of-text, end-of-turn and end-of-message tokens, named or known by their spelling
+  /// ("<|im_end|>"); else eos(), if there is one.
+  std::vector<TokenId> ends() const;
 
  private:
   struct Pipeline;
