@@ -158,7 +158,7 @@ int main(int count, char** arguments) {
   std::vector<std::string> pictures, texts;
   std::optional<double> tolerance;
   bool json = false, values = false;
-  app.add_option("model", folder, "Folder of a checkpoint, or of a reference case");
+  app.add_option("model", folder, "Folder of a checkpoint, or of a reference case, or a GGUF file");
   app.add_flag("--values", values, "Read all weights, and look for values that are infinite or no numbers");
   app.add_option("--compare", expected, "Tensors of the reference (see below), or the folder of a reference case: where does a run leave it?");
   app.add_option("--tolerance", tolerance, "Greatest difference, in parts of a tensor's largest value (0.0001, pixels 0.00001 absolute)")

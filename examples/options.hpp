@@ -84,22 +84,29 @@ class Interrupt {
 };
 
 struct Options {
-  std::string model;
+  std::string model, mmproj;
   std::size_t threads = 0;
   std::string isa;
-  std::string weights = "keep", compute = "f32";
+  std::string weights = "keep", compute = "f32", kv = "auto", packed_cache;
   chiasm::GenerateOptions generate;
   bool json = false;
 
   Options(CLI::App& app, std::string default_model) : model(std::move(default_model)) {
     app.set_version_flag("--version", CHIASM_VERSION);
-    model_given_ = app.add_option("-m,--model", model, "Folder of a checkpoint in the Hugging Face layout")->capture_default_str()->check(CLI::ExistingDirectory);
+    model_given_ = app.add_option("-m,--model", model, "Folder of a checkpoint in the Hugging Face layout, or a GGUF file")->capture_default_str()->check(CLI::ExistingPath);
+    app.add_option("--mmproj", mmproj, "GGUF file with the vision tower of a GGUF model (by default the one beside it that fits)")->check(CLI::ExistingFile);
     app.add_option("--threads", threads, "Threads (0: CHIASM_THREADS, or else all processors)")->capture_default_str()->check(CLI::Range(0, 1024));
     app.add_option("--isa", isa, "Kernels: scalar, portable, avx2, avx512, amx (empty: CHIASM_ISA, or else the best)");
-    app.add_option("--weights", weights, "Convert weights while loading")->capture_default_str()->check(CLI::IsMember({"keep", "f32", "bf16"}));
+    app.add_option("--weights", weights, "Convert weights while loading: q8 and q4 quantise matrices to 8.5 and 4.5 bits a number")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"keep", "f32", "bf16", "q8", "q4"}));
     app.add_option("--compute", compute, "Precision inside matrix products: bf16 is faster where the processor has AMX")
         ->capture_default_str()
         ->check(CLI::IsMember({"f32", "bf16"}));
+    app.add_option("--kv", kv, "Keys and values of what was read: auto is bf16 under --compute bf16, else f32; q8 takes a quarter of f32's memory")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"auto", "f32", "bf16", "q8"}));
+    app.add_option("--packed-cache", packed_cache, "Folder where converted weights are kept: the next start takes them from there");
     app.add_flag("--json", json, "Print JSON lines");
   }
 
@@ -118,6 +125,9 @@ struct Options {
     app.add_option("--seed", generate.seed, "Seed of the sampling");
     app.add_option("--beams", generate.num_beams, "Beam search of this width")->check(CLI::Range(1, 64));
     app.add_option("--repetition-penalty", generate.repetition_penalty, "Penalty of tokens that have been there")->check(CLI::PositiveNumber);
+    app.add_flag("--lookup{8}", lookup_, "Guess up to 8 (--lookup=N: N) tokens at a time from what was said before: the same answer, faster where it repeats");
+    app.add_option("--draft-model", draft_model_, "A smaller model of the same vocabulary that guesses tokens: the same answer, faster where it guesses well")
+        ->check(CLI::ExistingPath);
     app.add_option("--stop", stop_, "End the answer before this text (may be given several times)")->allow_extra_args(false);
     auto* const held = app.add_option_group("held to", "What the answer may be");
     held->add_option("--choices", choices_, "One of these, as in red,green,blue")->delimiter(',')->allow_extra_args(false);
@@ -135,6 +145,8 @@ struct Options {
     } else if (generate.top_k || generate.top_p || generate.seed) {
       options.do_sample = true;
     }
+    if (lookup_ > 0) options.lookup.emplace().max_tokens = lookup_;
+    if (draft_) options.draft = &*draft_;
     if (!stop_.empty()) options.stop = stop_;
     if (!choices_.empty()) options.constraint = chiasm::Constraint::choices(choices_);
     if (!regex_.empty()) options.constraint = chiasm::Constraint::regex(regex_);
@@ -142,24 +154,34 @@ struct Options {
     return options;
   }
 
-  chiasm::LoadOptions loading(Progress& progress) const {
+  chiasm::LoadOptions loading(Progress& progress, bool sees = true) const {
     chiasm::LoadOptions options;
-    options.weights = weights == "bf16" ? chiasm::WeightKind::bf16 : weights == "f32" ? chiasm::WeightKind::f32 : chiasm::WeightKind::keep;
+    using Kind = chiasm::WeightKind;
+    options.weights = weights == "q4" ? Kind::q4 : weights == "q8" ? Kind::q8 : weights == "bf16" ? Kind::bf16 : weights == "f32" ? Kind::f32 : Kind::keep;
     options.compute = compute == "bf16" ? chiasm::Compute::bf16 : chiasm::Compute::f32;
+    using Kv = chiasm::KvKind;
+    options.kv = kv == "q8" ? Kv::q8 : kv == "bf16" ? Kv::bf16 : kv == "f32" ? Kv::f32 : Kv::automatic;
     options.threads = threads;
     options.isa = isa;
+    options.packed_cache = packed_cache;
+    if (sees) options.mmproj = mmproj;
     options.on_progress = [&progress](std::string_view file, std::size_t done, std::size_t total) { progress(file, done, total); };
     return options;
   }
 
-  chiasm::Pipeline load() const {
+  /// The draft model too, if there is to be one.
+  chiasm::Pipeline load() {
     Progress progress("loading");
+    if (!draft_model_.empty()) draft_ = chiasm::load(draft_model_, loading(progress, false));
     return chiasm::load(model, loading(progress));
   }
 
  private:
   CLI::Option* model_given_ = nullptr;
   std::optional<double> temperature_;
+  std::size_t lookup_ = 0;
+  std::string draft_model_;
+  std::optional<chiasm::Pipeline> draft_;
   std::vector<std::string> stop_, choices_;
   std::string regex_, json_schema_;
 };
@@ -167,13 +189,15 @@ struct Options {
 /// A reply as a JSON line's members.
 inline nlohmann::ordered_json describe(const chiasm::Reply& reply) {
   const double decode = reply.times.decode_seconds;
-  return {{"text", reply.text},
+  nlohmann::ordered_json line = {{"text", reply.text},
           {"finish_reason", chiasm::to_string(reply.finish_reason)},
           {"prompt_tokens", reply.prompt_tokens},
           {"reused_tokens", reply.reused_tokens},
           {"new_tokens", reply.ids.size()},
           {"seconds_to_first_token", reply.prepare_seconds + reply.times.prefill_seconds},
           {"tokens_per_second", decode > 0 ? static_cast<double>(reply.times.decode_tokens) / decode : 0.0}};
+  if (reply.times.proposed_tokens > 0) line["guessed_tokens"] = {{"all", reply.times.proposed_tokens}, {"right", reply.times.accepted_tokens}};
+  return line;
 }
 
 inline void print_json(const nlohmann::ordered_json& line, std::ostream& out = std::cout) {

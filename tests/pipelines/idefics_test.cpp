@@ -211,7 +211,7 @@ TEST_CASE("IDEFICS: configurations in one row are those with parts") {
   const auto from = [](const nlohmann::ordered_json& json) { return IdeficsConfig::from(Json::parse(json.dump(), "config.json")); };
   const IdeficsConfig a = from(nested), b = from(flat);
   for (const IdeficsConfig* c : {&a, &b}) {
-    CHECK(c->vision.hidden_size == 80);
+    CHECK(c->vision.hidden_size == 40);
     CHECK(c->vision.patch_size == 8);
     CHECK(c->vision.num_hidden_layers == 3);
     CHECK(c->perceiver.latents == 7);

@@ -24,6 +24,9 @@ CHIASM_INLINE DualEncoder DualEncoder::load(const std::string& folder, LoadOptio
   CheckpointOptions reading;
   reading.weights = options.weights;
   reading.on_progress = std::move(options.on_progress);
+  reading.cancel = options.cancel;
+  reading.packed_cache = options.packed_cache;
+  if (options.threads != 0) reading.threads = std::make_shared<ThreadPool>(options.threads);
   return load(Checkpoint::open(folder, std::move(reading)), std::move(options));
 }
 
@@ -37,6 +40,7 @@ CHIASM_INLINE DualEncoder DualEncoder::load(const Checkpoint& checkpoint, LoadOp
   if (type == "clip") model = std::make_unique<Clip>(checkpoint.weights(), checkpoint.config());
   else if (type == "siglip") model = std::make_unique<Siglip>(checkpoint.weights(), checkpoint.config());
   else model = std::make_unique<Blip2Itm>(checkpoint.weights(), checkpoint.config());
+  checkpoint.keep_converted();
   const char* const kind = type == "clip" ? "CLIPImageProcessor" : type == "siglip" ? "SiglipImageProcessor" : "BlipImageProcessor";
   ImageProcessor processor = ImageProcessor::from_json(file, kind);
   const DualEncoder encoder(std::make_shared<Parts>(Parts{std::move(model), std::move(tokenizer), std::move(processor),

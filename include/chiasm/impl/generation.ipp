@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chiasm/impl/look_ahead.hpp>
 #include <chiasm/pipelines/generation.hpp>
 
 #include <algorithm>
@@ -68,6 +69,11 @@ inline void check_no_text(const GenerateOptions& options) {
     throw ArgumentError("stop is \"" + options.stop->front() + "\", but this call knows no text: stopping_criteria sees the ids");
 }
 
+inline void check_draft(const GenerateOptions& options) {
+  if (options.draft && options.draft->model == nullptr)
+    throw ArgumentError("draft is a pipeline, but this call knows no text: it takes a language model");
+}
+
 inline void check_one_beam(const GenerateOptions& options) {
   if (options.num_beams.value_or(1) > 1)
     throw ArgumentError("num_beams is " + std::to_string(*options.num_beams) + ", must be 1 here: beam_search takes more");
@@ -114,14 +120,6 @@ inline void keep_allowed(std::span<float> scores, std::span<const std::uint64_t>
 inline void reserve(std::vector<TokenId>& history, const DecodingRules& rules) {
   history.reserve(history.size() + std::min<std::size_t>(rules.max_new_tokens(), 65536));
 }
-
-class Stopwatch {
- public:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 }  // namespace generation
 
@@ -185,6 +183,12 @@ CHIASM_INLINE GenerateOptions GenerateOptions::from(const Json& config) {
     options.early_stopping = EarlyStopping::never;
   } else if (!early.is_null()) {
     options.early_stopping = early.as_bool() ? EarlyStopping::on : EarlyStopping::off;
+  }
+
+  if (const Json guessed = config.find("prompt_lookup_num_tokens"); !guessed.is_null()) {
+    options.lookup.emplace().max_tokens = guessed.as<std::size_t>();
+    if (const Json longest = config.find("max_matching_ngram_size"); !longest.is_null())
+      options.lookup->max_ngram = std::max(options.lookup->min_ngram, longest.as<std::size_t>());
   }
 
   // Methods that would change the tokens. Their neutral values stand in many published files.
@@ -273,6 +277,8 @@ CHIASM_INLINE GenerateOptions GenerateOptions::or_else(const GenerateOptions& de
   take(&GenerateOptions::num_return_sequences);
   take(&GenerateOptions::length_penalty);
   take(&GenerateOptions::early_stopping);
+  take(&GenerateOptions::lookup);
+  take(&GenerateOptions::draft);
   take(&GenerateOptions::logits_processor);
   take(&GenerateOptions::stopping_criteria);
   return merged;
@@ -304,6 +310,10 @@ CHIASM_INLINE void GenerateOptions::validate() const {
   else
     require(num_return_sequences.value_or(1) == 1 || do_sample.value_or(false), "num_return_sequences", num_return_sequences,
             "1 without do_sample and beams: there is one greedy answer");
+  if (lookup && (lookup->min_ngram == 0 || lookup->max_ngram < lookup->min_ngram))
+    throw ArgumentError("lookup is for n-grams of " + std::to_string(lookup->min_ngram) + " to " + std::to_string(lookup->max_ngram) +
+                        " tokens, must be from 1 on, in this order");
+  if (draft && draft->model == nullptr && draft->pipeline == nullptr) throw ArgumentError("draft has no model");
   if (exponential_decay_length_penalty && !(exponential_decay_length_penalty->factor > 0))
     throw ArgumentError("exponential_decay_length_penalty has factor " + generation::in_words(exponential_decay_length_penalty->factor) + ", must be above 0");
 }
@@ -392,6 +402,13 @@ CHIASM_INLINE void DecodingRules::operator()(std::span<const TokenId> history, s
   if (*o.renormalize_logits) log_softmax(scores);
 }
 
+CHIASM_INLINE DecodingRules DecodingRules::without_callbacks() const {
+  DecodingRules rules = *this;
+  rules.options_.logits_processor = {};
+  rules.options_.stopping_criteria = {};
+  return rules;
+}
+
 CHIASM_INLINE std::optional<FinishReason> DecodingRules::finished(std::span<const TokenId> history, DecodingScratch& scratch) const {
   if (generation::holds(options_.eos_token_id, history.back())) return FinishReason::eos;
   if (options_.stopping_criteria && options_.stopping_criteria(history.subspan(prompt_ids_))) return FinishReason::stop;
@@ -402,6 +419,10 @@ CHIASM_INLINE std::optional<FinishReason> DecodingRules::finished(std::span<cons
   if (history.size() - prompt_ids_ >= max_new_) return FinishReason::length;
   return std::nullopt;
 }
+
+struct Generation::Ahead : generation::LookAhead {
+  using LookAhead::LookAhead;
+};
 
 CHIASM_INLINE Generation::Generation(Context& ctx, const LanguageModel& lm, Tensor prompt_embeddings, GenerateOptions options, std::vector<TokenId> prompt_ids,
                                      KvCache cache)
@@ -415,9 +436,21 @@ CHIASM_INLINE Generation::Generation(Context& ctx, const LanguageModel& lm, Tens
   generation::check_prompt(lm, prompt_);
   generation::check_no_text(rules_.options());
   generation::check_one_beam(rules_.options());
+  generation::check_draft(rules_.options());
   if (*rules_.options().num_return_sequences > 1)
     throw ArgumentError("num_return_sequences is " + std::to_string(*rules_.options().num_return_sequences) + ", must be 1 here: generate_batch gives more");
   generation::reserve(history_, rules_);
+  const GenerateOptions& o = rules_.options();
+  if (!ctx.watched() && ctx.kernels().gemv_tokens > 1 && ((o.lookup && o.lookup->max_tokens > 0) || (o.draft && o.draft->max_tokens > 0)))
+    ahead_ = std::make_unique<Ahead>(ctx, lm, rules_);
+}
+CHIASM_INLINE Generation::~Generation() = default;
+CHIASM_INLINE Generation::Generation(Generation&& other) noexcept = default;
+CHIASM_INLINE Generation& Generation::operator=(Generation&& other) noexcept = default;
+
+CHIASM_INLINE KvCache& Generation::cache() noexcept {
+  if (ahead_) ahead_->forget(cache_);
+  return cache_;
 }
 
 CHIASM_INLINE std::optional<TokenId> Generation::next() {
@@ -425,35 +458,47 @@ CHIASM_INLINE std::optional<TokenId> Generation::next() {
   const generation::Stopwatch watch;
   const std::size_t kept = cache_.length(), known = history_.size();
   const bool prefill = !prompt_.empty();
-  try {
-    ctx_->check_cancelled();
-    Tensor scores;  // (1, V)
-    if (prefill) {
-      const Tensor hidden = lm_->forward(*ctx_, prompt_, cache_);  // (T, D)
-      scores = lm_->logits(*ctx_, hidden.slice(hidden.rows() - 1, 1));
-    } else {
-      const Tensor embedding = lm_->embed(*ctx_, std::span<const TokenId>(&history_.back(), 1));
-      scores = lm_->logits(*ctx_, lm_->forward(*ctx_, embedding, cache_));
-    }
-    ctx_->observe("step_logits", known - rules_.prompt_ids(), scores);
-    generation::choose(rules_, history_, scores.values(), sampler_, scratch_);
-    finish_reason_ = rules_.finished(history_, scratch_);
-  } catch (const Cancelled&) {
+  const auto go_back = [&] {
+    if (ahead_) ahead_->forget(cache_);
     cache_.truncate(kept);
     history_.resize(known);
+  };
+  bool passes = true;
+  try {
+    ctx_->check_cancelled();
+    Tensor row;  // (1, V)
+    std::span<float> scores;
+    if (prefill) {
+      const Tensor hidden = lm_->forward(*ctx_, prompt_, cache_);  // (T, D)
+      row = lm_->logits(*ctx_, hidden.slice(hidden.rows() - 1, 1));
+      scores = row.values();
+    } else if (ahead_) {
+      passes = !ahead_->holds_scores();
+      scores = ahead_->scores(*ctx_, rules_, history_, sampler_, cache_, times_);
+    } else {
+      const Tensor embedding = lm_->embed(*ctx_, std::span<const TokenId>(&history_.back(), 1));
+      row = lm_->logits(*ctx_, lm_->forward(*ctx_, embedding, cache_));
+      scores = row.values();
+    }
+    ctx_->observe("step_logits", known - rules_.prompt_ids(), row);
+    generation::choose(rules_, history_, scores, sampler_, scratch_);
+    finish_reason_ = rules_.finished(history_, scratch_);
+  } catch (const Cancelled&) {
+    go_back();
     finish_reason_ = FinishReason::cancelled;
     return std::nullopt;
   } catch (...) {
-    cache_.truncate(kept);
-    history_.resize(known);
+    go_back();
     throw;
   }
+  if (ahead_) ahead_->chosen(rules_, history_, cache_, times_);
   if (prefill) {
     times_.prefill_tokens = prompt_.rows();
     times_.prefill_seconds = watch.seconds();
     prompt_ = Tensor();
   } else {
     ++times_.decode_tokens;
+    times_.decode_passes += passes;
     times_.decode_seconds += watch.seconds();
   }
   return history_.back();

@@ -57,6 +57,7 @@ struct Pipeline::Parts {
   GenerateOptions generation_config;
   std::shared_ptr<ThreadPool> threads;
   Compute compute = Compute::f32;
+  KvKind kv = KvKind::automatic;
   std::string isa;
   mutable FeatureCache pictures;  // these two lock themselves
   mutable PrefixCache prefixes;
@@ -110,6 +111,22 @@ class StopStrings {
   std::string held_;
   bool found_ = false;
 };
+
+/// Whether the first tokens of both mean the same, by a sample of them: what draft models of one series have in common, padding and additions aside.
+inline bool share_tokens(const Tokenizer& a, const Tokenizer& b) {
+  const std::size_t common = std::min(a.size(), b.size()), step = common / 256 + 1;
+  for (std::size_t id = 0; id < common; id += step)
+    if (a.token(static_cast<TokenId>(id)) != b.token(static_cast<TokenId>(id))) return false;
+  return common > 0;
+}
+
+/// What the language model has read as tokens, -1 where a picture stands.
+inline std::vector<TokenId> words_of(const PreparedPrompt& prompt) {
+  std::vector<TokenId> words = prompt.encoder_ids.empty() ? prompt.ids : prompt.encoder_ids;
+  for (const PreparedPrompt::Picture& picture : prompt.pictures)
+    for (std::size_t i = picture.begin; i < std::min(picture.begin + picture.rows, words.size()); ++i) words[i] = -1;
+  return words;
+}
 
 inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -167,6 +184,26 @@ CHIASM_INLINE PreparedPrompt Pipeline::prepare(Context& ctx, const Input& input)
   return family().prepare_media(ctx, input.text, input.media, input.add_special_tokens, parts_->pictures);
 }
 
+CHIASM_INLINE PreparedPrompt Pipeline::prepare_draft(Context& ctx, const Input& input, const PreparedPrompt& prompt, Draft& draft) const {
+  PreparedPrompt drafted;
+  if (draft.pipeline != nullptr) {
+    const Pipeline& other = *std::exchange(draft.pipeline, nullptr);
+    if (!detail::share_tokens(parts_->tokenizer, other.parts_->tokenizer)) throw ArgumentError("draft has another vocabulary");
+    draft.model = &other.language_model();
+    if (other.family().name() == family().name()) {
+      drafted = other.prepare(ctx, input);
+      if (drafted.model) draft.model = drafted.model.get();
+      draft.prompt = std::make_shared<const Tensor>(std::move(drafted.embeddings));
+    }
+  }
+  if (draft.prompt == nullptr) {
+    std::vector<TokenId> words = detail::words_of(prompt);
+    std::erase_if(words, [&](TokenId id) { return id < 0 || static_cast<std::size_t>(id) >= draft.model->vocab_size(); });
+    draft.prompt = std::make_shared<const Tensor>(words.empty() ? Tensor() : draft.model->embed(ctx, words));
+  }
+  return drafted;
+}
+
 CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const GenerateOptions& wishes, const OnText& on_text, Prefix* own) const {
   const auto start = std::chrono::steady_clock::now();
   GenerateOptions options = wishes.or_else(parts_->generation_config);
@@ -218,6 +255,14 @@ CHIASM_INLINE Reply Pipeline::reply(Context& ctx, const Input& input, const Gene
                           : complete ? FinishReason::stop : FinishReason::length;
     return reply;
   }
+
+  PreparedPrompt drafted;  // keeps the draft model, where it is bound to the prompt
+  if (ctx.watched()) {
+    options.lookup.reset();
+    options.draft.reset();
+  }
+  if (options.lookup && options.lookup->text.empty()) options.lookup->text = detail::words_of(prepared);
+  if (options.draft) drafted = prepare_draft(ctx, input, prepared, *options.draft);
 
   Prefix prefix = own != nullptr && !own->ids.empty() ? std::exchange(*own, {}) : parts_->prefixes.take(ctx, lm, prepared);
   reply.reused_tokens = ctx.watched() ? 0 : prefix.shared(ctx, lm, prepared);
@@ -339,6 +384,7 @@ CHIASM_INLINE Context Pipeline::new_context(CancelToken cancel) const {
 CHIASM_INLINE Context Pipeline::new_context(ContextOptions options) const {
   options.isa = parts_->isa;
   options.compute = parts_->compute;
+  if (options.kv == KvKind::automatic) options.kv = parts_->kv;
   return Context(parts_->threads, std::move(options));
 }
 CHIASM_INLINE FeatureCache& Pipeline::pictures() const noexcept { return parts_->pictures; }
@@ -352,7 +398,11 @@ namespace detail {
 inline CheckpointOptions reading(LoadOptions& options) {
   CheckpointOptions reading;
   reading.weights = options.weights;
+  reading.mmproj = options.mmproj;
   reading.on_progress = std::move(options.on_progress);
+  reading.cancel = options.cancel;
+  reading.packed_cache = options.packed_cache;
+  if (options.threads != 0) reading.threads = std::make_shared<ThreadPool>(options.threads);
   return reading;
 }
 
@@ -371,16 +421,18 @@ inline Pipeline load_flamingo(const FlamingoParts& parts, LoadOptions options) {
   const Json generation = parts.language_model.generation_config();
   GenerateOptions generation_config = generation.is_null() ? GenerateOptions() : GenerateOptions::from(generation);
   generation_config.eos_token_id = std::vector<TokenId>{*parts.tokenizer.id(parts.files.eoc_token)};
+  auto family = std::make_unique<FlamingoFamily>(parts);
+  for (const Checkpoint* const part : {&parts.language_model, &parts.vision}) part->keep_converted();
   return Pipeline(std::shared_ptr<const Pipeline::Parts>(new Pipeline::Parts{
-      parts.tokenizer, std::make_unique<FlamingoFamily>(parts), std::nullopt, std::move(generation_config), std::move(threads), options.compute,
-      std::move(options.isa), FeatureCache(options.picture_cache_bytes), PrefixCache(options.prefix_cache_bytes)}));
+      parts.tokenizer, std::move(family), std::nullopt, std::move(generation_config), std::move(threads), options.compute,
+      options.kv, std::move(options.isa), FeatureCache(options.picture_cache_bytes), PrefixCache(options.prefix_cache_bytes)}));
 }
 
 }  // namespace detail
 
-CHIASM_INLINE Pipeline load(const std::string& folder, LoadOptions options) {
+CHIASM_INLINE Pipeline load(const std::string& path, LoadOptions options) {
   CheckpointOptions reading = detail::reading(options);
-  return load(Checkpoint::open(folder, std::move(reading)), std::move(options));
+  return load(Checkpoint::open(path, std::move(reading)), std::move(options));
 }
 
 CHIASM_INLINE Pipeline load(const FlamingoFiles& files, LoadOptions options) {
@@ -394,15 +446,18 @@ CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
   // What is cheap first: a tier that is not there, a broken tokenizer are said before gigabytes are read.
   auto threads = detail::threads_of(options);
   Tokenizer tokenizer = Tokenizer::load(checkpoint);
+  // A GGUF text model's vocabulary may know of no pictures.
+  if (const std::string image = "<image>"; checkpoint.gguf() != nullptr && checkpoint.gguf()->mmproj && !tokenizer.id(image))
+    tokenizer = tokenizer.with_special_tokens(std::span(&image, 1));
   const Json generation = checkpoint.generation_config();
   GenerateOptions generation_config = generation.is_null() ? GenerateOptions() : GenerateOptions::from(generation);
-  // Checkpoints without a generation_config.json say in config.json what ends an answer.
-  if (generation.is_null()) {
+  // Checkpoints without a generation_config.json say in config.json what ends an answer, GGUF files in their vocabulary.
+  if (generation.is_null() && checkpoint.gguf() == nullptr) {
     const Json config = checkpoint.config(), outer = config.find("eos_token_id"), inner = config.find("text_config").find("eos_token_id");
     if (const Json& eos = outer.is_null() ? inner : outer; !eos.is_null())
       generation_config.eos_token_id = eos.is_array() ? eos.as_vector<TokenId>() : std::vector<TokenId>{eos.as<TokenId>()};
   }
-  if (!generation_config.eos_token_id && tokenizer.eos()) generation_config.eos_token_id = std::vector<TokenId>{*tokenizer.eos()};
+  if (!generation_config.eos_token_id && !tokenizer.ends().empty()) generation_config.eos_token_id = tokenizer.ends();
   std::optional<ChatTemplate> chat_template = ChatTemplate::find(checkpoint);
 
   std::unique_ptr<const Family> family;
@@ -423,6 +478,7 @@ CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
     for (const std::string_view one : text_model_types) known += ", " + std::string(one);
     throw UnsupportedError("model_type '" + type + "' (" + checkpoint.path("config.json") + "), expected one of " + known);
   }
+  checkpoint.keep_converted();
   for (const TokenId end : family->end_tokens()) {
     if (!generation_config.eos_token_id) generation_config.eos_token_id.emplace();
     std::vector<TokenId>& ends = *generation_config.eos_token_id;
@@ -437,7 +493,7 @@ CHIASM_INLINE Pipeline load(const Checkpoint& checkpoint, LoadOptions options) {
 
   return Pipeline(std::shared_ptr<const Pipeline::Parts>(new Pipeline::Parts{
       std::move(tokenizer), std::move(family), std::move(chat_template), std::move(generation_config), std::move(threads), options.compute,
-      std::move(options.isa), FeatureCache(options.picture_cache_bytes), PrefixCache(options.prefix_cache_bytes)}));
+      options.kv, std::move(options.isa), FeatureCache(options.picture_cache_bytes), PrefixCache(options.prefix_cache_bytes)}));
 }
 
 }  // namespace chiasm

@@ -10,6 +10,7 @@ namespace chiasm::inline CHIASM_ABI {
 
 CHIASM_INLINE std::size_t Prefix::shared(const Context& ctx, const LanguageModel& lm, const PreparedPrompt& prompt) const {
   if (ids.empty() || prompt.ids.size() < 2 || compute != ctx.compute() || isa != ctx.isa()) return 0;
+  if (cache.kind() != KvKind::automatic && cache.kind() != ctx.kv_kind()) return 0;
   if (std::max(ids.size(), prompt.ids.size()) > lm.stable_length()) return 0;
   const std::size_t most = std::min(ids.size(), prompt.ids.size() - 1);
   auto length = static_cast<std::size_t>(std::mismatch(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(most), prompt.ids.begin()).first - ids.begin());

@@ -272,10 +272,22 @@ CHIASM_INLINE std::uint64_t Sampler::bits() noexcept {
   return z ^ (z >> 31);
 }
 
+namespace sampling {
+
+/// The high and the low half of a product of 128 bits.
+inline std::array<std::uint64_t, 2> multiply(std::uint64_t a, std::uint64_t b) noexcept {
+  const std::uint64_t a1 = a >> 32, a0 = a & 0xFFFFFFFFu, b1 = b >> 32, b0 = b & 0xFFFFFFFFu;
+  const std::uint64_t middle = a1 * b0 + (a0 * b0 >> 32), other = a0 * b1 + (middle & 0xFFFFFFFFu);
+  return {a1 * b1 + (middle >> 32) + (other >> 32), a * b};
+}
+
+}  // namespace sampling
+
 CHIASM_INLINE std::uint64_t Sampler::below(std::uint64_t bound) noexcept {
-  const std::uint64_t surplus = (0 - bound) % bound;  // 2^64 mod bound: so many of the lowest values would come once too often
+  // Of bits() as a fraction of `bound`: scores that are nearly the same then give the same draws nearly always, whatever their sum. Lemire, arXiv:1805.10941.
+  const std::uint64_t surplus = (0 - bound) % bound;  // 2^64 mod bound: so many low halves would come once too often
   for (;;)
-    if (const std::uint64_t value = bits(); value >= surplus) return value % bound;
+    if (const auto [high, low] = sampling::multiply(bits(), bound); low >= surplus) return high;
 }
 
 CHIASM_INLINE std::uint64_t Sampler::weigh(std::span<const float> scores) {

@@ -1,5 +1,6 @@
 /// Generation: token after token out of a language model. Greedy, sampling and beam search with the options, defaults and results of
 /// `generate` in Hugging Face transformers 5.23; one answer by pulling, or many prompts at once. Text and stop strings are a layer above.
+/// Tokens that are easily guessed (a text that is repeated, a smaller model's answer) are read several at a time, arXiv:2211.17192, with the same answer.
 #pragma once
 
 #include <chiasm/core/callback.hpp>
@@ -10,6 +11,7 @@
 #include <chiasm/nn/sampling.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +19,8 @@
 #include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
+
+class Pipeline;
 
 /// When a beam search ends: `off` by a heuristic that compares the best running beam with the worst finished one, `on` as soon as
 /// num_beams are finished, `never` when no running beam can become better. False, True and "never" in generation_config.json.
@@ -26,6 +30,32 @@ enum class EarlyStopping : std::uint8_t { off, on, never };
 struct ExponentialDecay {
   std::size_t start = 0;
   double factor = 1;
+};
+
+/// Guesses at an answer's next tokens by what followed the same words before, in the prompt and in the answer: quotations, text read off a picture, lists,
+/// code. It costs next to nothing. https://github.com/apoorvumang/prompt-lookup-decoding
+struct PromptLookup {
+  std::size_t max_tokens = 8;                 // guessed at a time, as far as a pass can take them (7 with AVX-512, else 3). 0: none
+  std::size_t min_ngram = 2, max_ngram = 16;  // the last so many tokens are searched for, as many as possible
+  bool adapt = true;                          // fewer guesses, or none, where they fail or cost more than they bring
+  // What is searched before the answer, in place of the prompt's ids: what an encoder has read, a document that the answer will quote. -1 stands for what
+  // is no token (a picture). Calls that return text set it, unless it is set.
+  std::vector<TokenId> text = {};
+};
+
+/// Guesses at an answer's next tokens by asking a smaller model of the same vocabulary: its first tokens, at least, mean the same. A model that knows
+/// another text or no pictures guesses worse, and changes nothing else.
+struct Draft {
+  Draft(const LanguageModel* language_model = nullptr, std::size_t most = 8) : model(language_model), max_tokens(most) {}  // NOLINT: as in `.draft = &lm`
+  /// Calls that return text show it the same prompt, with its pictures if it is of the same family.
+  Draft(const Pipeline* of, std::size_t most = 8) : pipeline(of), max_tokens(most) {}  // NOLINT
+
+  const LanguageModel* model = nullptr;  // borrowed, as is the pipeline, as long as the answer takes
+  const Pipeline* pipeline = nullptr;
+  std::size_t max_tokens = 8;  // as PromptLookup's
+  bool adapt = true;
+  // The prompt as this model takes it, (T, D); null: its ids, without those of pictures.
+  std::shared_ptr<const Tensor> prompt = {};
 };
 
 /// How to generate. Every field may stay unset: it is then taken from the model's generation_config.json, or else is what
@@ -77,6 +107,12 @@ struct GenerateOptions {
   std::optional<double> length_penalty = {};  // a hypothesis scores sum of log-probabilities / length^length_penalty
   std::optional<EarlyStopping> early_stopping = {};
 
+  // Several tokens a pass. They are checked against what the model itself says there, bit for bit as in passes of one token, and the answer is the one that it
+  // gives without, sampled ones included (a draft model draws with the same random numbers). Both may be set; what can be looked up goes first. Batches, beams,
+  // and contexts that are observed go without.
+  std::optional<PromptLookup> lookup = {};
+  std::optional<Draft> draft = {};
+
   // One's own rules. `logits_processor` edits the scores (log-probabilities in a beam search) after the ones above and before the filters of
   // sampling; `history` is prompt and answer so far. `stopping_criteria` sees the generated tokens and returns true to stop.
   Callback<void(std::span<const TokenId> history, std::span<float> scores)> logits_processor = {};
@@ -123,6 +159,9 @@ class DecodingRules {
   /// Whether the last token of this history ends it.
   std::optional<FinishReason> finished(std::span<const TokenId> history, DecodingScratch& scratch) const;
 
+  /// The same, but for logits_processor and stopping_criteria: what is asked about guesses is none of the caller's business.
+  DecodingRules without_callbacks() const;
+
   /// With defaults filled in.
   const GenerateOptions& options() const noexcept { return options_; }
   std::size_t max_new_tokens() const noexcept { return max_new_; }
@@ -138,6 +177,8 @@ class DecodingRules {
 struct GenerationTimes {
   std::size_t prefill_tokens = 0, decode_tokens = 0;
   double prefill_seconds = 0, decode_seconds = 0;
+  // Passes that gave the decoded tokens, tokens that were guessed in them, and how many of these turned out right.
+  std::size_t decode_passes = 0, proposed_tokens = 0, accepted_tokens = 0;
 };
 
 /// One answer, token by token, by greedy search or sampling:
@@ -154,6 +195,9 @@ class Generation {
   /// and for stop strings: text is a layer above).
   Generation(Context& ctx, const LanguageModel& lm, Tensor prompt_embeddings, GenerateOptions options = {}, std::vector<TokenId> prompt_ids = {},
              KvCache cache = {});
+  ~Generation();
+  Generation(Generation&& other) noexcept;
+  Generation& operator=(Generation&& other) noexcept;
 
   /// The next token, or none at the end: see finish_reason(). The first call reads the whole prompt. After any exception the cache and
   /// the ids are as before the call. A cancelled token ends the generation without an exception.
@@ -169,7 +213,7 @@ class Generation {
   }
 
   /// Keys and values of the prompt and of all ids but the last: move it out to go on.
-  KvCache& cache() noexcept { return cache_; }
+  KvCache& cache() noexcept;
   const GenerationTimes& times() const noexcept { return times_; }
 
  private:
@@ -183,6 +227,8 @@ class Generation {
   DecodingScratch scratch_;
   std::optional<FinishReason> finish_reason_;
   GenerationTimes times_;
+  struct Ahead;
+  std::unique_ptr<Ahead> ahead_;  // null: a token a pass
 };
 
 /// One prompt of a batch; borrowed.

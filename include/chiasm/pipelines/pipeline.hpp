@@ -22,14 +22,19 @@ struct FlamingoFiles;
 
 struct LoadOptions {
   WeightKind weights = WeightKind::keep;
+  std::string mmproj = {};  // as CheckpointOptions::mmproj
   Compute compute = Compute::f32;
+  KvKind kv = KvKind::automatic;  // how keys and values are kept
   std::size_t threads = 0;  // 0: CHIASM_THREADS, or else the processors that this process may use
   std::string isa = {};     // as ContextOptions::isa
   // What pictures and beginnings of prompts may hold in memory between calls: a second question about a picture encodes nothing, and a prompt
   // is read from where it differs from the ones before. 0: nothing is kept.
   std::size_t picture_cache_bytes = std::size_t{128} << 20;
   std::size_t prefix_cache_bytes = std::size_t{1} << 30;
-  Callback<void(std::string_view file, std::size_t done, std::size_t total)> on_progress = {};  // after each weight file
+  // After each weight file, and after each matrix that is converted, quantised or packed.
+  Callback<void(std::string_view name, std::size_t done, std::size_t total)> on_progress = {};
+  CancelToken cancel = {};       // ends loading with Cancelled
+  std::string packed_cache = {};  // as CheckpointOptions::packed_cache
 };
 
 /// An answer and how it came about.
@@ -109,13 +114,14 @@ class Pipeline {
   Input verbatim(const Prompt& prompt) const;
   Input conversation(std::span<const Message> messages) const;
   PreparedPrompt prepare(Context& ctx, const Input& input) const;
+  PreparedPrompt prepare_draft(Context& ctx, const Input& input, const PreparedPrompt& prompt, Draft& draft) const;
   Reply reply(Context& ctx, const Input& input, const GenerateOptions& options, const OnText& on_text, Prefix* own) const;
   std::shared_ptr<const Parts> parts_;
 };
 
-/// A pipeline for the checkpoint in `folder`; config.json says of which family. Throws FileError, FormatError, ConfigError, WeightError,
-/// UnsupportedError.
-Pipeline load(const std::string& folder, LoadOptions options = {});
+/// A pipeline for the checkpoint at `path`: a folder, whose config.json says of which family, or a GGUF file, with its mmproj where it has eyes. Throws
+/// FileError, FormatError, ConfigError, WeightError, UnsupportedError.
+Pipeline load(const std::string& path, LoadOptions options = {});
 /// The same for a checkpoint that is open already, or in memory; `options.weights` and `options.on_progress` are then those it was opened with.
 Pipeline load(const Checkpoint& checkpoint, LoadOptions options = {});
 /// The same for an OpenFlamingo model whose parts lie in several places, see pipelines/flamingo.hpp.
