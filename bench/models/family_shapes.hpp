@@ -48,14 +48,6 @@ inline chiasm::OptConfig opt_2_7b(std::size_t layers) {
   return c;
 }
 
-/// The first of the 32 layers of Llama 7B, the language model of IDEFICS-9B.
-inline chiasm::DecoderConfig llama_7b(std::size_t layers) {
-  chiasm::DecoderConfig c;
-  c.num_hidden_layers = layers;
-  c.rope.dim = 128;
-  return c;
-}
-
 /// By OpenFlamingo's names, or IDEFICS's where queries and keys are normed.
 inline chiasm::Weights random_resampler(const chiasm::PerceiverResamplerConfig& c, chiasm::DType dtype) {
   RandomWeights random(1, period);

@@ -23,6 +23,24 @@ inline chiasm::DecoderConfig llama_1b(std::size_t layers = 22) {
   return c;
 }
 
+/// Qwen2-0.5B, arXiv:2407.10671. Its output projection is tied to the embeddings.
+inline chiasm::DecoderConfig qwen2_0_5b() {
+  chiasm::DecoderConfig c;
+  c.vocab_size = 151936, c.hidden_size = 896, c.intermediate_size = 4864, c.num_hidden_layers = 24;
+  c.num_attention_heads = 14, c.num_key_value_heads = 2, c.head_dim = 64;
+  c.rope.dim = 64, c.rope.theta = 1e6, c.rope.max_position_embeddings = 2048;
+  c.qkv_bias = true;
+  return c;
+}
+
+/// Llama 7B; or its first layers.
+inline chiasm::DecoderConfig llama_7b(std::size_t layers = 32) {
+  chiasm::DecoderConfig c;
+  c.num_hidden_layers = layers;
+  c.rope.dim = 128;
+  return c;
+}
+
 /// CLIP's largest tower, the eye of LLaVA-1.5.
 inline chiasm::VitConfig vit_l_336() {
   chiasm::VitConfig c;

@@ -136,7 +136,7 @@ class OpenFlamingo:
     def decode(self):
         if self.past is None:
             self.past = self.forward().past_key_values
-            self.mask = self.mask[-1:]
+        self.mask = self.mask[-1:]  # forward() leaves all its rows
         output = self.lm(input_ids=torch.tensor([[7]]), past_key_values=self.past, use_cache=True)
         self.past.crop(-1)
         return output

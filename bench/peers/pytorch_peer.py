@@ -1,20 +1,14 @@
-"""The work of bench/models in PyTorch, with the classes of transformers and random weights.
+"""The work of bench/models in PyTorch, with the classes of transformers and random weights."""
 
-Serves run.py over a pipe: says which versions it is made of once the model stands, then answers each line
-{"work": name, "seconds": s} with {"mean": seconds of one call, "best": of the fastest}.
-"""
-
-import argparse
-import json
-import os
-import statistics
-import sys
+import functools
 import time
 
 import torch
 import transformers
 
+import peer
 import pytorch_families
+import shapes
 
 
 def fill(model):
@@ -113,34 +107,58 @@ class GatedBlock:
 
 
 class Llama:
-    def __init__(self, **config):
-        self.lm = fill(without_initialisation(transformers.LlamaForCausalLM)(transformers.LlamaConfig(**config)))
+    def __init__(self, shape):
+        config = transformers.LlamaConfig(vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.ffn, num_hidden_layers=shape.layers,
+                                          num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, max_position_embeddings=2048)
+        self.lm = fill(without_initialisation(transformers.LlamaForCausalLM)(config))
         self.past = None
 
     def prefill(self, length):
-        ids = (1 + torch.arange(length) * 7919 % 31000).unsqueeze(0)
-        return self.lm(input_ids=ids, use_cache=True, logits_to_keep=1)
+        return self.lm(input_ids=torch.tensor([shapes.prompt(length)]), use_cache=True, logits_to_keep=1)
+
+    def next(self):
+        return self.lm(input_ids=torch.tensor([[1]]), past_key_values=self.past, use_cache=True)
 
     def decode(self, length):
         if self.past is None:
             self.past = self.prefill(length).past_key_values
-        output = self.lm(input_ids=torch.tensor([[1]]), past_key_values=self.past, use_cache=True)
+        self.next()
         self.past.crop(-1)
-        return output
 
 
-# The tower of LLaVA-1.5 has 24 blocks, of which the last is not needed: here it is left out.
+class Llava:
+    """LLaVA-1.5's parts: what the tower and the projector see stands between the words of the question."""
+
+    def __init__(self, vit, llm):
+        self.sight, self.text = clip(vit), Llama(llm)
+
+    def first_token(self):
+        words = self.text.lm.get_input_embeddings()(torch.tensor([shapes.prompt(shapes.QUESTION)]))
+        seen = self.sight.encode()
+        self.text.past = self.text.lm(inputs_embeds=torch.cat([words[:, :1], seen, words[:, 1:]], 1), use_cache=True, logits_to_keep=1).past_key_values
+
+    def answer(self):
+        self.first_token()
+        begin = time.perf_counter()
+        for _ in range(shapes.ANSWER):
+            self.text.next()
+        return time.perf_counter() - begin
+
+
+def clip(shape):
+    return Encoder(shape.projector, hidden_size=shape.width, intermediate_size=shape.ffn, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+                   image_size=shape.image, patch_size=shape.patch)
+
+
 MODELS = {
-    "vit_l_336": lambda: Encoder(4096, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
-                                 image_size=336, patch_size=14),
-    "vit_b_224": lambda: Encoder(None, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                                 image_size=224, patch_size=16),
+    "vit_l_336": lambda: clip(shapes.VIT["vit_l_336"]),
+    "vit_b_224": lambda: clip(shapes.VIT["vit_b_224"]),
     "vit_g_224_4_blocks": lambda: Blip2Encoder(4),
-    "qformer": lambda: QFormer(),
+    "qformer": QFormer,
     "perceiver_idefics_9b": PerceiverResampler,
     "cross_attention_idefics_9b": GatedBlock,
-    "llama_1b": lambda: Llama(vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
-                              num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048),
+    "llama_1b": lambda: Llama(shapes.LLM["llama_1b"]),
+    "llava_1b": lambda: Llava(shapes.VIT["llava_1b"], shapes.LLM["llava_1b"]),
     "blip2_opt_2.7b": lambda: pytorch_families.Blip2(fill, without_initialisation),
     "open_flamingo_3b": lambda: pytorch_families.OpenFlamingo(fill, without_initialisation),
     "idefics_9b": lambda: pytorch_families.Idefics(fill, without_initialisation),
@@ -153,45 +171,22 @@ WORK = {
     "prefill_128": lambda model: model.prefill(128),
     "prefill_512": lambda model: model.prefill(512),
     "decode_128": lambda model: model.decode(128),
+    "first_token": lambda model: model.first_token(),
+    "answer": lambda model: model.answer(),
     "forward": lambda model: model.forward(),
     "decode": lambda model: model.decode(),
 }
 
 
-def measure(call, seconds):
-    """As bench/models does it: calls for at least `seconds`, after one that does not count."""
-    call()
-    times = []
-    while sum(times) < seconds:
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return {"mean": statistics.mean(times), "best": min(times)}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=MODELS)
-    parser.add_argument("dtype", choices=["f32", "bf16"])
-    parser.add_argument("--threads", type=int, required=True)
-    arguments = parser.parse_args()
-
-    # Whatever a library prints goes to stderr: stdout belongs to the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    torch.set_num_threads(arguments.threads)
-    torch.set_default_dtype({"f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype])
+def load(model, kind, folder, threads, start=False):
+    torch.set_num_threads(threads)
+    torch.set_default_dtype({"f32": torch.float32, "bf16": torch.bfloat16}[kind])
     for layer in (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d, torch.nn.LayerNorm):
         layer.reset_parameters = lambda self: None
-    with torch.inference_mode():
-        model = MODELS[arguments.model]()
-        print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}), file=answers, flush=True)
-        for line in sys.stdin:
-            request = json.loads(line)
-            result = measure(lambda: WORK[request["work"]](model), request["seconds"])
-            print(json.dumps(result), file=answers, flush=True)
+    torch.inference_mode().__enter__()
+    made = MODELS[model]()
+    return {work: functools.partial(call, made) for work, call in WORK.items()}
 
 
 if __name__ == "__main__":
-    main()
+    peer.run(lambda *_: None, load, lambda: {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__})
