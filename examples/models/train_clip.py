@@ -1,12 +1,14 @@
 """Trains a small CLIP (arXiv:2103.00020) on the world of shapes: pictures, their captions, and shorter words that a search would use.
 
-    python train_clip.py --llava shapes-llava --state RUN --out shapes-clip --steps 400
-    python train_clip.py --llava shapes-llava --from shapes-clip --state RUN2 --out more --steps 740 --tutor 0
+    python train_clip.py --llava shapes-llava --state RUN1 --out first --steps 300 --searches softmax --inventory 0
+    python train_clip.py --llava shapes-llava --from first --state RUN2 --out second --steps 100 --inventory 0
+    python train_clip.py --llava shapes-llava --from second --state RUN3 --out shapes-clip --steps 740 --tutor 0
 
 The vision tower begins with shapes-llava's, the text tower with nothing. A batch holds pictures and, for each second one, a sibling that differs in
 one object, so that a caption has to be told from one that is nearly right. The losses:
   captions   CLIP's: which caption of the batch belongs to a picture, and which picture to a caption
-  searches   "two red stars", "a small circle at the left": the pictures of the batch that show it, and those alone, are to come first
+  searches   "two red stars", "a small circle at the left": the pictures of the batch that show it, and those alone, are to come first;
+             by a softmax with several right ones, or by their order alone
   inventory  the same without words: for each thing that can be said of one object a tutor has a direction of its own
   objects    a linear tutor, the same for pictures and captions, reads the objects from left to right from the embedding
 
@@ -218,7 +220,7 @@ def tutor_loss(tutor, embeddings, labels):
     return sum(F.cross_entropy(l, w, ignore_index=UNKNOWN, reduction="sum") for l, w in zip(logits, labels.T)) / (labels != UNKNOWN).sum()
 
 
-def losses(model, tutor, batch):
+def losses(model, tutor, batch, search_loss):
     pixels, captions, same, searches, found, labels, inventories = batch
     pictures = embed_pictures(model, batches.normalise(pixels))
     texts = torch.cat([embed_texts(model, ids) for ids in captions])
@@ -226,7 +228,7 @@ def losses(model, tutor, batch):
     scale = model.logit_scale.exp()
     logits = scale * pictures @ texts.T
     return {"captions": (choice_loss(logits, same) + choice_loss(logits.T, same)) / 2,
-            "searches": finding_loss(scale * sought @ pictures.T, found),
+            "searches": search_loss(scale * sought @ pictures.T, found),
             "inventory": finding_loss(scale * F.normalize(tutor.entries.weight, dim=-1) @ pictures.T, inventories.T),
             "objects": tutor_loss(tutor, pictures, labels) + tutor_loss(tutor, texts, labels)}
 
@@ -302,6 +304,8 @@ def main():
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=128, help="pictures per step; half of them siblings of the others")
     parser.add_argument("--tutor", type=float, default=1, help="weight of the loss `objects`")
+    parser.add_argument("--inventory", type=float, default=1, help="weight of the loss `inventory`")
+    parser.add_argument("--searches", choices=["softmax", "order"], default="order", help="form of the loss `searches`")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
@@ -330,8 +334,8 @@ def main():
     loader = DataLoader(pairs, batch_size=None, sampler=range(start, args.steps), num_workers=1, prefetch_factor=8)
     judge, seen, clock = build(tokenizer, tower.config).eval(), [], time.time()
     for step, batch in enumerate(loader, start):
-        parts = losses(model, tutor, batch)
-        total = parts["captions"] + parts["searches"] + parts["inventory"] + args.tutor * parts["objects"]
+        parts = losses(model, tutor, batch, choice_loss if args.searches == "softmax" else finding_loss)
+        total = parts["captions"] + parts["searches"] + args.inventory * parts["inventory"] + args.tutor * parts["objects"]
         optimizer.step(total, learning_rate(step, args.steps, args.lr, warmup=100), step)
         with torch.no_grad():
             model.logit_scale.clamp_(max=log(100))

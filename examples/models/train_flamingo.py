@@ -1,7 +1,7 @@
 """Trains a small Flamingo (arXiv:2204.14198) on the world of shapes, and saves it in Hugging Face's format, as an IDEFICS.
 
-    python train_flamingo.py language --llava shapes-llava --state RUN --steps 560
-    python train_flamingo.py flamingo --llava shapes-llava --state RUN --steps 2200 --out shapes-flamingo
+    python train_flamingo.py language --llava shapes-llava --state RUN --steps 480
+    python train_flamingo.py flamingo --llava shapes-llava --state RUN --steps 2200 --lr 1.5e-3 --forced-steps 500 --out shapes-flamingo
 
 A Flamingo is made of a vision tower and a language model that exist already and stay as they are. Both come from shapes-llava. The
 first command prepares the language model: it learns to learn from examples (shots.py). It still sees pictures as LLaVA does, through

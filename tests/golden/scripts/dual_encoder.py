@@ -14,16 +14,16 @@ TEXTS = ["a photo of a cat", "The small red bicycle near the old castle!", "naï
 # means "the largest id". Pictures: (file, seed, width, height, mode).
 CASES = [
     dict(name="clip_quickgelu", family="clip", files="4.49.0", store="f32", seed=11, act="quick_gelu", old_eos=True, projection=40,
-         vision=dict(hidden_size=48, intermediate_size=146, num_hidden_layers=3, num_attention_heads=4, image_size=42, patch_size=14),
-         text=dict(hidden_size=80, intermediate_size=166, num_hidden_layers=3, num_attention_heads=4),
+         vision=dict(hidden_size=32, intermediate_size=70, num_hidden_layers=3, num_attention_heads=4, image_size=42, patch_size=14),
+         text=dict(hidden_size=36, intermediate_size=78, num_hidden_layers=2, num_attention_heads=4),
          images=[("a.png", 1, 317, 211, "RGB"), ("b.jpg", 2, 97, 143, "RGB"), ("c.png", 3, 64, 90, "L")]),
     dict(name="clip_gelu", family="clip", files="5.23.0", store="bf16", seed=12, act="gelu", old_eos=False, projection=32,
-         vision=dict(hidden_size=80, intermediate_size=242, num_hidden_layers=2, num_attention_heads=5, image_size=56, patch_size=8),
-         text=dict(hidden_size=48, intermediate_size=102, num_hidden_layers=2, num_attention_heads=3),
+         vision=dict(hidden_size=40, intermediate_size=82, num_hidden_layers=2, num_attention_heads=5, image_size=32, patch_size=8),
+         text=dict(hidden_size=24, intermediate_size=50, num_hidden_layers=2, num_attention_heads=3),
          images=[("a.png", 4, 131, 77, "RGBA"), ("b.png", 5, 60, 60, "P")]),
     dict(name="siglip", family="siglip", files="4.49.0", store="f32", seed=13,
-         vision=dict(hidden_size=48, intermediate_size=146, num_hidden_layers=3, num_attention_heads=4, image_size=45, patch_size=9),
-         text=dict(hidden_size=48, intermediate_size=102, num_hidden_layers=2, num_attention_heads=3),
+         vision=dict(hidden_size=32, intermediate_size=82, num_hidden_layers=3, num_attention_heads=4, image_size=36, patch_size=9),
+         text=dict(hidden_size=32, intermediate_size=66, num_hidden_layers=2, num_attention_heads=4),
          images=[("a.png", 6, 200, 101, "RGB"), ("b.jpg", 7, 90, 33, "RGB")]),
 ]
 

@@ -13,13 +13,13 @@ IMAGE, FAKE = "<image>", "<fake_token_around_image>"
 # A prompt's parts: texts, and pictures as (file, seed, width, height, mode).
 CASES = [
     dict(name="idefics_qknorm_v5", family="idefics", files="5.23.0", store="bf16", seeds=range(200, 300), resampler=True,
-         vision=dict(embed_dim=80, intermediate_size=164, num_hidden_layers=3, num_attention_heads=5, image_size=40, patch_size=8, hidden_act="gelu"),
-         text=dict(hidden_size=48, intermediate_size=100, num_hidden_layers=3, num_attention_heads=3, cross_layer_interval=1, qk_layer_norms=True, alpha_type="vector"),
+         vision=dict(embed_dim=40, intermediate_size=84, num_hidden_layers=3, num_attention_heads=5, image_size=40, patch_size=8, hidden_act="gelu"),
+         text=dict(hidden_size=36, intermediate_size=68, num_hidden_layers=3, num_attention_heads=3, cross_layer_interval=1, qk_layer_norms=True, alpha_type="vector"),
          perceiver=dict(resampler_n_latents=7, resampler_depth=1, resampler_n_heads=2, resampler_head_dim=20, qk_layer_norms_perceiver=True),
          inputs=[("two", ["The assistant compares", ("a.png", 1, 317, 211, "RGB"), ("c.png", 3, 64, 90, "L"), "and then answers:"])]),
     dict(name="idefics_noresampler", family="idefics", files="4.49.0", store="f16", seeds=range(300, 400), resampler=False,
-         vision=dict(embed_dim=48, intermediate_size=130, num_hidden_layers=2, num_attention_heads=4, image_size=42, patch_size=14, hidden_act="gelu"),
-         text=dict(hidden_size=48, intermediate_size=130, num_hidden_layers=3, num_attention_heads=2, cross_layer_interval=3, qk_layer_norms=True, alpha_type="float"),
+         vision=dict(embed_dim=32, intermediate_size=66, num_hidden_layers=2, num_attention_heads=4, image_size=42, patch_size=14, hidden_act="gelu"),
+         text=dict(hidden_size=32, intermediate_size=66, num_hidden_layers=3, num_attention_heads=2, cross_layer_interval=3, qk_layer_norms=True, alpha_type="float"),
          perceiver={}, inputs=[("one", ["User:", ("b.jpg", 2, 97, 143, "RGB"), "What colour is the sky?\nAssistant:"])]),
 ]
 

@@ -43,25 +43,25 @@ def ask(text, images=1):
 # files: the version of transformers that writes model/. Inputs: (name, messages, pictures); pictures: (file, seed, width, height, mode).
 CASES = [
     dict(name="llava15_modern_keys", family="llava", files="5.23.0", store="bf16", seeds=range(200, 260), lm=LlamaConfig, tokenizer="llava",
-         template=VICUNA, layer=-1, strategy="full", modern_names=True, beam_stop=447,
-         vision=dict(hidden_size=96, intermediate_size=190, num_hidden_layers=3, num_attention_heads=4, image_size=54, patch_size=18, hidden_act="gelu"),
-         text=dict(hidden_size=48, intermediate_size=110, num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=1, rms_norm_eps=1e-6),
+         template=VICUNA, layer=-1, strategy="full", modern_names=True,
+         vision=dict(hidden_size=48, intermediate_size=94, num_hidden_layers=3, num_attention_heads=4, image_size=54, patch_size=18, hidden_act="gelu"),
+         text=dict(hidden_size=36, intermediate_size=82, num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=1, rms_norm_eps=1e-6),
          inputs=[("one", ask("Describe the picture in detail."), [("a.png", 4, 131, 77, "RGBA")])]),
     dict(name="llava_mistral", family="llava", files="4.49.0", store="f16", seeds=range(300, 360), lm=MistralConfig, tokenizer="llava",
          template=MISTRAL, layer=-2, strategy="default",
-         vision=dict(hidden_size=80, intermediate_size=164, num_hidden_layers=4, num_attention_heads=5, image_size=40, patch_size=8, hidden_act="quick_gelu"),
-         text=dict(hidden_size=96, intermediate_size=150, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=20, sliding_window=24),
+         vision=dict(hidden_size=40, intermediate_size=84, num_hidden_layers=4, num_attention_heads=5, image_size=40, patch_size=8, hidden_act="quick_gelu"),
+         text=dict(hidden_size=48, intermediate_size=74, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=20, sliding_window=24),
          inputs=[("one", ask("Is the animal on the left?"), [("a.png", 5, 80, 200, "RGB")])]),
     dict(name="llava_qwen2_multilayer", family="llava", files="4.49.0", store="f32", seeds=range(400, 480), lm=Qwen2Config, tokenizer="qwen2",
          template=CHATML, layer=[-2, 1], strategy="default",
-         vision=dict(hidden_size=48, intermediate_size=130, num_hidden_layers=3, num_attention_heads=4, image_size=42, patch_size=14, hidden_act="quick_gelu"),
-         text=dict(hidden_size=80, intermediate_size=120, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=5, tie_word_embeddings=True),
+         vision=dict(hidden_size=32, intermediate_size=74, num_hidden_layers=3, num_attention_heads=4, image_size=42, patch_size=14, hidden_act="quick_gelu"),
+         text=dict(hidden_size=40, intermediate_size=60, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=5, tie_word_embeddings=True),
          inputs=[("one", ask("Is the cat happy?"), [("a.png", 6, 60, 61, "P")]),
                  ("two", ask("Count the objects.", 2), [("b.png", 7, 123, 45, "RGB"), ("c.png", 8, 45, 123, "RGB")])]),
     dict(name="llava_next_llama_v5", family="llava_next", files="5.23.0", store="bf16", seeds=range(600, 660), lm=LlamaConfig, tokenizer="llava",
          template=VICUNA, layer=-2, strategy="default", pinpoints=[[40, 80], [80, 40], [80, 80]],
-         vision=dict(hidden_size=80, intermediate_size=164, num_hidden_layers=4, num_attention_heads=5, image_size=40, patch_size=8, hidden_act="quick_gelu"),
-         text=dict(hidden_size=48, intermediate_size=100, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4),
+         vision=dict(hidden_size=40, intermediate_size=84, num_hidden_layers=4, num_attention_heads=5, image_size=40, patch_size=8, hidden_act="quick_gelu"),
+         text=dict(hidden_size=32, intermediate_size=68, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4),
          inputs=[("one", ask("Describe the picture."), [("a.png", 10, 120, 93, "RGB")])]),
 ]
 
@@ -166,7 +166,7 @@ def reference(case, folder):
         return torch.cat(list(states)) if isinstance(states, (list, tuple)) else states
 
     expected = Expected()
-    add_language_model(expected, model, load_tokenizer(model_folder), items, STEPS, modules, features, case.get("beam_stop"))
+    add_language_model(expected, model, load_tokenizer(model_folder), items, STEPS, modules, features)
     covers = [f"feature layer {case['layer']}", case["strategy"]]
     covers += ["anyres", "unpad", "image_newline"] if case["family"] == "llava_next" else []
     description = f"{case['family']} with {case['lm'].model_type} LM"

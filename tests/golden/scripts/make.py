@@ -17,13 +17,14 @@ import transformers
 import blip2
 import dual_encoder
 import edited
+import gguf_files
 import idefics
 import language_model
 import llava
 import text_to_text
 from reference import COMMITTED, MAJOR
 
-FAMILIES = (blip2, dual_encoder, language_model, llava, edited, idefics, text_to_text)
+FAMILIES = (blip2, dual_encoder, language_model, llava, edited, idefics, text_to_text, gguf_files)
 
 
 def build(family, case, folder):

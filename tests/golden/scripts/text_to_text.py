@@ -1,7 +1,6 @@
 """T5 alone: hidden states of both stacks, logits, generation."""
 
 import json
-import shutil
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +8,8 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from language_model import LONG, SHORT, STEPS
-from reference import HERE, Expected, add_hidden_states, add_logits, init_weights, load_tokenizer, round_weights, save_model, search_seed, write_json
+from reference import (Expected, add_hidden_states, add_logits, init_weights, load_tokenizer, round_weights, save_model, search_seed, write_json,
+                       write_t5_tokenizer)
 
 DECODER_IDS = [0, 5, 9, 33]  # what the decoder reads in the forward pass
 COMMON = dict(pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
@@ -21,7 +21,7 @@ CASES = [
     dict(name="t5_gated_head", family="lm_t5", files="5.23.0", store="f16", texts=LONG, init=dict(gain=1.6, emb=0.5),
          description="T5 v1.1 as released: a head of its own, tie_word_embeddings false, the embeddings under three names; a text beyond the farthest distance",
          covers=["feed_forward_proj=gated-silu", "separate lm_head", "copies of the embeddings", "relative_attention_max_distance=19"],
-         config=dict(d_model=40, d_kv=12, d_ff=70, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=14,
+         config=dict(d_model=24, d_kv=12, d_ff=42, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=14,
                      relative_attention_max_distance=19, feed_forward_proj="gated-silu", tie_word_embeddings=False)),
 ]
 
@@ -36,10 +36,7 @@ def items_of(case, folder):
 
 def make(case, folder):
     model_folder = folder / "model"
-    shutil.copy(HERE.parent / "tokenizer/t5/tokenizer.json", model_folder)  # lies with the tokenizers' own tests
-    special = dict(eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
-    write_json(model_folder / "tokenizer_config.json", special | dict(tokenizer_class="T5Tokenizer", model_max_length=512, extra_ids=10))
-    write_json(model_folder / "special_tokens_map.json", special)
+    write_t5_tokenizer(model_folder, whole=case["name"] == "t5_relu_tied")
     rows = len(load_tokenizer(model_folder)) + 3  # released embeddings are longer than the vocabulary
     tied = case["config"]["tie_word_embeddings"]
 
