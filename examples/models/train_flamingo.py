@@ -1,15 +1,20 @@
 """Trains a small Flamingo (arXiv:2204.14198) on the world of shapes, and saves it in Hugging Face's format, as an IDEFICS.
 
-    python train_flamingo.py language --llava shapes-llava --state RUN --steps 480
-    python train_flamingo.py flamingo --llava shapes-llava --state RUN --steps 2200 --lr 1.5e-3 --forced-steps 500 --out shapes-flamingo
+    python train_flamingo.py see      --llava shapes-llava --state RUN --steps 1200
+    python train_flamingo.py language --llava shapes-llava --state RUN --steps 480 --interval 1
+    python train_flamingo.py language --llava shapes-llava --state RUN --steps 1500 --from RUN/language.pt --turn-steps 150
+    python train_flamingo.py flamingo --llava shapes-llava --state RUN --steps 1400 --from EARLIER --forced-steps 100 --copy-steps 0 --out shapes-flamingo
 
-A Flamingo is made of a vision tower and a language model that exist already and stay as they are. Both come from shapes-llava. The
-first command prepares the language model: it learns to learn from examples (shots.py). It still sees pictures as LLaVA does, through
-the projector, with two differences that make it a teacher for the second command, which trains what Flamingo adds: the Perceiver
-Resampler and the gated cross-attention blocks. See `tell`.
+A Flamingo is made of a vision tower and a language model that exist already and stay as they are. Both are made of shapes-llava's. `see`
+makes the tower smaller: it begins with four of its six blocks and is distilled from it, on pictures alone. `language` prepares the
+language model: it learns to learn from examples (shots.py). It still sees pictures as LLaVA does, through shapes-llava's tower and
+projector, with differences that make it a teacher for `flamingo`, which trains what Flamingo adds: the Perceiver Resampler and the
+gated cross-attention blocks. See `tell`.
 
 The student learns to do what the teacher does, layer by layer: to look at the same patches, and to have the same hidden states. In the
-first steps each of its layers starts from the teacher's hidden states, later from its own.
+first steps each of its blocks starts from the teacher's hidden states, later from its own.
+
+One process; with --resume a phase continues from the folder of --state.
 """
 import argparse
 import json
@@ -19,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -28,6 +33,7 @@ from transformers import IdeficsConfig, IdeficsForVisionText2Text, LlavaForCondi
 import batches
 import shots
 import world
+from train_tower import blocks as tower_blocks
 from training import Optimizer, learning_rate, start_process
 
 FAKE, IMAGE, END = ADDED = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]      # beyond vocab_size, in this order
@@ -39,6 +45,8 @@ CHAT_TEMPLATE = (
     "{{ content['text'] + ('<end_of_utterance>' if message['role'] == 'assistant' else ' ') }}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}")
 HEADS, WIDTH = 5, 32                                           # of every attention
+LAYERS, INTERVAL = 4, 2                                        # a gated block comes before every second layer of the language model
+KEPT = 0, 2, 3, 5                                              # the blocks of shapes-llava's tower that this one begins with
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -186,21 +194,19 @@ def ordinary(rng, scene):
 # --- the model ------------------------------------------------------------------------------------------------------
 
 def build(tokenizer: Tokenizer, llava: Path):
-    """The Flamingo, with LLaVA's tower and language model; LLaVA's projector; the tokens that LLaVA has before a picture."""
+    """The Flamingo, with LLaVA's language model; LLaVA's tower and projector; the tokens that LLaVA has before a picture."""
     config = IdeficsConfig(
         vocab_size=tokenizer.get_vocab_size() - len(ADDED), additional_vocab_size=len(ADDED), hidden_size=HEADS * WIDTH, intermediate_size=352,
-        num_hidden_layers=4, num_attention_heads=HEADS, rms_norm_eps=1e-5, max_position_embeddings=512, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, alpha_initializer="zeros", alpha_type="float", cross_layer_interval=1, qk_layer_norms=True, use_resampler=True,
-        vision_config={"embed_dim": 160, "image_size": batches.IMAGE_SIZE, "patch_size": batches.PATCH_SIZE, "intermediate_size": 480,
-                       "num_hidden_layers": 6, "num_attention_heads": 5, "num_channels": 3, "hidden_act": "gelu", "layer_norm_eps": 1e-5},
-        perceiver_config={"use_resampler": True, "resampler_n_latents": batches.IMAGE_TOKENS, "resampler_depth": 2,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS, rms_norm_eps=1e-5, max_position_embeddings=512, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, alpha_initializer="zeros", alpha_type="float", cross_layer_interval=INTERVAL, qk_layer_norms=True, use_resampler=True,
+        vision_config={"embed_dim": 160, "image_size": batches.IMAGE_SIZE, "patch_size": batches.PATCH_SIZE, "intermediate_size": 256,
+                       "num_hidden_layers": len(KEPT), "num_attention_heads": 5, "num_channels": 3, "hidden_act": "gelu", "layer_norm_eps": 1e-5},
+        perceiver_config={"use_resampler": True, "resampler_n_latents": batches.IMAGE_TOKENS, "resampler_depth": 1,
                           "resampler_n_heads": HEADS, "resampler_head_dim": WIDTH, "qk_layer_norms_perceiver": True})
     model, old = IdeficsForVisionText2Text(config), LlavaForConditionalGeneration.from_pretrained(llava, dtype=torch.float32)
     lm, text = model.model, old.model.language_model
     lm.layers.load_state_dict(text.layers.state_dict())
     lm.norm.load_state_dict(text.norm.state_dict())
-    lm.vision_model.load_state_dict(
-        {name.removeprefix("vision_model."): tensor for name, tensor in old.model.vision_tower.state_dict().items()})
     with torch.no_grad():
         for ours, added, theirs in ((lm.embed_tokens.weight, lm.embed_tokens.additional_embedding.weight, text.embed_tokens.weight),
                                     (model.lm_head.weight, model.lm_head.additional_fc.weight, old.lm_head.weight)):
@@ -212,7 +218,7 @@ def build(tokenizer: Tokenizer, llava: Path):
         model.lm_head.weight[known:] = words.mean(0)
         model.lm_head.weight[2] = words.mean(0)
     prefix = torch.tensor([[1] + tokenizer.encode(batches.PREFIX, add_special_tokens=False).ids])
-    return model, old.model.multi_modal_projector, prefix
+    return model, (old.model.vision_tower, old.model.multi_modal_projector, prefix)
 
 
 def split(x):
@@ -268,9 +274,15 @@ def text_layer(layer, x, cos, sin, masked):
     return x + layer.mlp(layer.post_attention_layernorm(x)), p
 
 
-def watch(lm, projector, prefix, features):
+def see(tower, pixels):
+    """(P, 3, 64, 64) -> the tower's hidden states after each block, (P, 65, D)."""
+    return list(tower_blocks(tower.encoder.layers, tower.pre_layrnorm(tower.embeddings(pixels)), HEADS))
+
+
+def watch(lm, eyes, pixels):
     """The teacher's pictures: per layer, the keys and values of the patches, (P, heads, 64, d) each, computed as in LLaVA."""
-    x = torch.cat([lm.embed_tokens.weight[prefix].expand(len(features), -1, -1), projector(features[:, 1:])], 1)
+    tower, projector, prefix = eyes
+    x = torch.cat([lm.embed_tokens.weight[prefix].expand(len(pixels), -1, -1), projector(see(tower, pixels)[-1][:, 1:])], 1)
     cos, sin = rotary(torch.arange(x.shape[1]))
     masked, told = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1), []
     for layer in lm.layers:
@@ -281,33 +293,39 @@ def watch(lm, projector, prefix, features):
     return told
 
 
-def tell(lm, pictures, ids, images, turned):
+def tell(lm, pictures, ids, images, parts=None):
     """The teacher: the language model reads the ids (N, T), in which the pictures `images` (N, count) are shown.
 
-    It differs from LLaVA in two ways. The patches get the attention that they get in LLaVA, but the rest, the text, shares among itself
-    what a language model without pictures would share: all of it. And what comes from the patches is added before the self-attention
-    instead of within it. So it computes x + look(x) and then the layer as it is, which is what Flamingo computes. `turned` grows
-    from 0 to 1 while the language model gets used to the second change: the part of look(x) that the self-attention sees.
+    It differs from LLaVA in three ways. The patches get the attention that they get in LLaVA, but the rest, the text, shares among itself
+    what a language model without pictures would share: all of it. What comes from the patches is added before the self-attention
+    instead of within it. And only the layers look that have a gated block in Flamingo. So it computes x + look(x) and then the layer as
+    it is, which is what Flamingo computes. The language model gets used to the last two bit by bit: `parts` (LAYERS, 2) are the parts of
+    look(x) that each layer adds before the self-attention and after it; without them it is as just told.
 
-    Returns the final hidden states; per layer (x, x + look(x), attention to the patches); and the attention to the text.
+    Returns the final hidden states; for each layer with a gated block (x, x + look(x), attention to the patches); and for each layer what
+    its self-attention reads, and where.
     """
     x, count, shown = embed(lm, ids), images.shape[1], images.flatten()
     cos, sin, masked, _ = frame(ids)
     # A block's tokens lie right behind their picture, as in LLaVA, whatever else was told before.
     near = rotary(torch.arange((ids.shape[1] - HEAD) // count) + BEHIND)
     seen, recalled = [], []
-    for layer, (k, v) in zip(lm.layers, pictures):
-        attention, h = layer.self_attn, layer.input_layernorm(x)
-        q = split(attention.q_proj(h))
-        patches = scores(rotate(blocks_of(q, count), *near), k[shown])
-        words = scores(rotate(q, cos, sin), rotate(split(attention.k_proj(h)), cos, sin)).masked_fill(masked, float("-inf"))
-        share = (patches.logsumexp(-1) - blocks_of(words.logsumexp(-1)[..., None], count)[..., 0]).sigmoid()
-        p = patches.softmax(-1) * share[..., None]
-        look = unblock(attention.o_proj(join(p.to(v.dtype) @ v[shown])), count)
-        seen.append((x, x + look, p))
-        y, words = text_layer(layer, x + turned * look, cos, sin, masked)
-        x = y + (1 - turned) * look
-        recalled.append(words)
+    for i, (layer, (k, v)) in enumerate(zip(lm.layers, pictures)):
+        read, after = x, 0
+        if i % INTERVAL == 0 or parts is not None:
+            attention, h = layer.self_attn, layer.input_layernorm(x)
+            q = split(attention.q_proj(h))
+            patches = scores(rotate(blocks_of(q, count), *near), k[shown])
+            words = scores(rotate(q, cos, sin), rotate(split(attention.k_proj(h)), cos, sin)).masked_fill(masked, float("-inf"))
+            share = (patches.logsumexp(-1) - blocks_of(words.logsumexp(-1)[..., None], count)[..., 0]).sigmoid()
+            p = patches.softmax(-1) * share[..., None]
+            look = unblock(attention.o_proj(join(p.to(v.dtype) @ v[shown])), count)
+            read, after = (x + look, 0) if parts is None else (x + parts[i, 0] * look, parts[i, 1] * look)
+            if i % INTERVAL == 0:
+                seen.append((x, x + look, p))
+        x, words = text_layer(layer, read, cos, sin, masked)
+        x = x + after
+        recalled.append((read, words))
     return lm.norm(x), seen, recalled
 
 
@@ -339,13 +357,13 @@ def look_at(block, x, latents, shown, count):
 
 
 def speak(lm, latents, ids, images, forced=None, seen=None, final=None):
-    """The Flamingo: its final hidden states. Given what the teacher has `seen` and its `final` hidden states, also how far each layer
+    """The Flamingo: its final hidden states. Given what the teacher has `seen` and its `final` hidden states, also how far each block
     and the end are from them, and how badly each block looks where the teacher does. `forced` is the part of the teacher's hidden states
-    that each layer starts from in the place of its own."""
+    that each block starts from in the place of its own."""
     x, count, shown = embed(lm, ids), images.shape[1], images.flatten()
     cos, sin, masked, valid = frame(ids)
     far, astray = [], []
-    for i, (block, layer) in enumerate(zip(lm.gated_cross_attn_layers, lm.layers)):
+    for i, block in enumerate(lm.gated_cross_attn_layers):
         if seen is not None:
             x = x + forced * (seen[i][0] - x)
         x, p = look_at(block, x, latents, shown, count)
@@ -353,7 +371,8 @@ def speak(lm, latents, ids, images, forced=None, seen=None, final=None):
             there = blocks_of(valid[:, None, :, None].float(), count)[..., 0]
             astray.append((-(seen[i][2] * (p + 1e-6).log()).sum(-1) * there).sum() / there.sum() / HEADS)
             far.append(distance(x, seen[i][1], seen[i][0], valid))
-        x, _ = text_layer(layer, x, cos, sin, masked)
+        for layer in lm.layers[i * INTERVAL:(i + 1) * INTERVAL]:
+            x, _ = text_layer(layer, x, cos, sin, masked)
     x = lm.norm(x)
     if seen is not None:
         far.append(distance(x, final, torch.zeros_like(final), valid))
@@ -372,8 +391,8 @@ def tag_words(lm, patches, read, tags=12):
 
     The words' embeddings get a part of their own, the tag, in directions that hidden states hardly use. Layer 0's last head, which is
     taught to look from an answer to the word asked about, brings the tag there; layer 1's last head looks for the tag of the word. It
-    does so in low frequencies of the rotation alone: tags match at any distance. `patches` and what was `read`, [(ids, reply marks, what
-    tell returns as seen)], tell which directions are used."""
+    does so in low frequencies of the rotation alone: tags match at any distance. `patches` and what was `read`, [(ids, reply marks, the
+    embeddings, what layers 0 and 1 read)], tell which directions are used."""
     rows = range((HEADS - 1) * WIDTH, HEADS * WIDTH)
     low = [rows[i] for half in (0, WIDTH // 2) for i in range(half + WIDTH // 2 - tags // 2, half + WIDTH // 2)]
     first, second = lm.layers[0], lm.layers[1]
@@ -382,10 +401,10 @@ def tag_words(lm, patches, read, tags=12):
     known = len(embeddings) - len(shots.MADE_UP)
     moment = lambda x: (lambda unit: unit.mT @ unit / len(unit))(F.normalize(x, dim=-1))
     moments, norms = 2 * moment(patches.flatten(0, 1)), []
-    for ids, marks, seen in read:
+    for ids, marks, *states in read:
         words = (ids != 0) & ~((ids >= known) & (ids < len(embeddings)))
-        moments += sum(moment(x[words]) for x in (seen[0][0], seen[1][0], seen[1][1]))
-        norms.append(seen[1][0][marks].norm(dim=-1))
+        moments += sum(moment(x[words]) for x in states)
+        norms.append(states[2][marks].norm(dim=-1))
     unused = torch.linalg.eigh(moments)[1].mT                                                  # directions, the least used first
     source, target = unused[:2 * tags:2], unused[1:2 * tags:2]
 
@@ -407,17 +426,12 @@ def tag_words(lm, patches, read, tags=12):
 
 # --- training -------------------------------------------------------------------------------------------------------
 
-def gallery(model, count, seed, file: Path):
-    """`count` scenes, and the tower's last hidden states of their pictures, (count, 65, D), kept in a file. The tower never changes."""
+def gallery(count, seed, file: Path):
+    """`count` scenes, and their pictures as pixels, (count, 64, 64, 3), kept in a file."""
     if not file.exists():
-        rng, features = np.random.default_rng(seed), []
+        rng = np.random.default_rng(seed)
         scenes = [world.sample_scene(rng) for _ in range(count)]
-        for start in range(0, count, 100):
-            pixels = np.stack([batches.model_size(world.draw(scene)) for scene in scenes[start:start + 100]])
-            with torch.no_grad():
-                seen = model.model.vision_model(pixel_values=batches.normalise(torch.from_numpy(pixels)))
-            features.append(seen.last_hidden_state.to(torch.bfloat16))
-        torch.save((scenes, torch.cat(features)), file)
+        torch.save((scenes, torch.from_numpy(np.stack([batches.model_size(world.draw(scene)) for scene in scenes]))), file)
     return torch.load(file, weights_only=False)
 
 
@@ -426,7 +440,7 @@ class Judge:
     and of questions with made-up words after 0, 4 and 8 shots."""
 
     def __init__(self, tokenizer, gallery, words, pictures=60, episodes=100):
-        self.talk, (self.scenes, self.features) = Conversations(tokenizer), gallery
+        self.talk, (self.scenes, self.pixels) = Conversations(tokenizer), gallery
         rng, asked = np.random.default_rng(2**40 + 1), []
         for p, scene in enumerate(self.scenes[:pictures]):
             questions = filter(None, (world.ask(rng, scene, kind) for kind in world.KINDS))
@@ -449,7 +463,7 @@ class Judge:
             for some in (slice(i, i + 100) for i in range(0, len(names), 100)):
                 ids, marks, images = (t[some] for t in tensors)
                 shown, images = images.unique(return_inverse=True)
-                hidden, asked = run(self.features[shown].float(), ids, images), marks[:, 1:]
+                hidden, asked = run(batches.normalise(self.pixels[shown]), ids, images), marks[:, 1:]
                 correct = torch.ones_like(asked)
                 correct[asked] = model.lm_head(hidden[:, :-1][asked]).argmax(-1) == ids[:, 1:][asked]
                 for name, ok in zip(names[some], correct.all(-1)):
@@ -459,53 +473,149 @@ class Judge:
                 + "  ".join(f"{name} {mean([name]):.3f}" for name in right))
 
 
-def saved(model, modules, optimizer, judge, run, file: Path):
-    """Judges the averaged weights, in bfloat16 as they are exported, and saves the model with them."""
-    live = [w.clone() for w in optimizer.weights]
-    with torch.no_grad():
-        for weight, mean in zip(optimizer.weights, optimizer.average):
-            weight.copy_(mean.to(torch.bfloat16))
-    with torch.autocast("cpu", torch.bfloat16):
-        found = judge(model, run)
-    torch.save(model.state_dict(), file)
-    with torch.no_grad():
-        for weight, old in zip(optimizer.weights, live):
-            weight.copy_(old)
-    return found
+class averaged:
+    """Within it, the model has the averaged weights, in bfloat16 as they are exported."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def __enter__(self):
+        self.live = [w.clone() for w in self.optimizer.weights]
+        for weight, mean in zip(self.optimizer.weights, self.optimizer.average):
+            weight.data.copy_(mean.to(torch.bfloat16))
+
+    def __exit__(self, *_):
+        for weight, old in zip(self.optimizer.weights, self.live):
+            weight.data.copy_(old)
 
 
-def language(args, tokenizer, model, projector, prefix):
+def save(file: Path, **state):
+    torch.save(state, file.with_suffix(".part"))
+    file.with_suffix(".part").replace(file)
+
+
+def resume(args, file: Path, learning, optimizer):
+    """The step to begin with."""
+    if not args.resume:
+        return 0
+    state = torch.load(file)
+    learning.load_state_dict(state["learning"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+@torch.no_grad()
+def begin_with(tower, old, pixels):
+    """Gives the tower the blocks KEPT of shapes-llava's, and of their feed-forward units those that matter most for `pixels`. The second
+    matrix is fitted, by least squares, to do with these what the old one does with all."""
+    tower.embeddings.load_state_dict(old.embeddings.state_dict())
+    tower.pre_layrnorm.load_state_dict(old.pre_layrnorm.state_dict())
+    tower.post_layernorm.load_state_dict(old.post_layernorm.state_dict())
+    inside = []
+    hooks = [layer.mlp.fc2.register_forward_pre_hook(lambda _, h: inside.append(h[0].flatten(0, 1))) for layer in old.encoder.layers]
+    see(old, pixels)
+    for hook in hooks:
+        hook.remove()
+    for ours, i in zip(tower.encoder.layers, KEPT):
+        theirs, units = old.encoder.layers[i], inside[i]
+        for name in "self_attn", "layer_norm1", "layer_norm2":
+            getattr(ours, name).load_state_dict(getattr(theirs, name).state_dict())
+        kept = (units.std(0) * theirs.mlp.fc2.weight.norm(dim=0)).topk(ours.mlp.fc1.out_features).indices
+        ours.mlp.fc1.weight.copy_(theirs.mlp.fc1.weight[kept])
+        ours.mlp.fc1.bias.copy_(theirs.mlp.fc1.bias[kept])
+        fitted = torch.linalg.lstsq(F.pad(units[:, kept], (0, 1), value=1), theirs.mlp.fc2(units)).solution
+        ours.mlp.fc2.weight.copy_(fitted[:-1].T)
+        ours.mlp.fc2.bias.copy_(fitted[-1])
+
+
+class Pictures(Dataset):
+    """Batches of the pictures, a quarter of them mirrored each way. Number i depends on (seed, i) alone."""
+
+    def __init__(self, pixels, seed, count):
+        self.pixels, self.seed, self.count = pixels, seed, count
+
+    def __getitem__(self, step):
+        rng = np.random.default_rng((*self.seed, step))
+        chosen = self.pixels[torch.from_numpy(rng.choice(len(self.pixels), self.count, replace=False))]
+        return torch.cat([part.flip(axes) for part, axes in zip(chosen.chunk(4), ((), (1,), (2,), (1, 2)))])
+
+
+def distil(args, tokenizer, model, eyes):
+    """Trains the tower alone: to have the hidden states of shapes-llava's, and to tell its projector the same."""
+    tower, (old, projector, _) = model.model.vision_model, eyes
+    data = Pictures(gallery(*PICTURES, args.state / "pictures.pt")[1], (5,), 64)
+    begin_with(tower, old, batches.normalise(data[0]))
+    optimizer = Optimizer([tower], unused=["post_layernorm"])
+    start = resume(args, args.state / "see_state.pt", tower, optimizer)
+    pixels = batches.normalise(gallery(600, 2**40, args.state / "judged.pt")[1][:200])
+
+    def losses(pixels):
+        """(last layer, what the projector makes of it, the layers before)."""
+        with torch.no_grad():
+            states = see(old, pixels)
+            wanted = [states[i] for i in KEPT]
+            told = projector(wanted[-1][:, 1:])
+        seen, norm = see(tower, pixels), lambda x: F.layer_norm(x.float(), x.shape[-1:])
+        before = sum(F.mse_loss(norm(a[:, 1:]), norm(b[:, 1:])) for a, b in zip(seen[:-1], wanted[:-1])) / (len(KEPT) - 1)
+        part = lambda a, b: F.mse_loss(a.float(), b.float()) / b.float().var()
+        return part(seen[-1][:, 1:], wanted[-1][:, 1:]), part(projector(seen[-1][:, 1:]), told), before
+
+    compiled, history, clock = torch.compile(losses, dynamic=False), [], time.time()
+    for step, batch in enumerate(DataLoader(data, batch_size=None, sampler=range(start, args.steps)), start):
+        with torch.autocast("cpu", torch.bfloat16):
+            last, told, before = compiled(batches.normalise(batch))
+        optimizer.step(last + told + 0.3 * before, learning_rate(step, args.steps, args.lr, 100), step)
+        history.append([last.item(), told.item(), before.item()])
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1}  last {{:.4f}}  told {{:.4f}}  before {{:.4f}}  ".format(*np.mean(history, 0))
+                  + f"{(time.time() - clock) * 20:.0f} ms/step", flush=True)
+            history, clock = [], time.time()
+        if (step + 1) % 250 == 0 or step + 1 == args.steps:
+            with averaged(optimizer), torch.no_grad():
+                print(f"step {step + 1}  on other pictures: last {{:.4f}}  told {{:.4f}}  before {{:.4f}}".format(*losses(pixels)), flush=True)
+                save(args.state / "tower.pt", **tower.state_dict())
+            save(args.state / "see_state.pt", learning=tower.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+            clock = time.time()
+
+
+def language(args, tokenizer, model, eyes):
     """Trains the language model alone."""
-    lm = model.model
-    for module in model, projector:
-        module.requires_grad_(False)
+    lm, projector = model.model, eyes[1]
     learning = nn.ModuleDict({"embed": lm.embed_tokens, "layers": lm.layers, "norm": lm.norm, "head": model.lm_head}).requires_grad_(True)
-    scenes, features = gallery(model, *PICTURES, args.state / "pictures.pt")
+    scenes, pixels = gallery(*PICTURES, args.state / "pictures.pt")
     data = Batches(tokenizer, scenes, (1,), shots.MADE_UP)
-    judge = Judge(tokenizer, gallery(model, 600, 2**40, args.state / "judged.pt"), shots.MADE_UP)
+    judge = Judge(tokenizer, gallery(600, 2**40, args.state / "judged.pt"), shots.MADE_UP)
 
-    pictures, *groups = data[args.steps]
     with torch.no_grad():
-        some = features[pictures].float()
-        seen = watch(lm, projector, prefix, some)
-        read = [(ids, marks, tell(lm, seen, ids, images, torch.tensor(1.0))[1]) for ids, marks, images in groups]
-        tag_words(lm, projector(some[:, 1:]), read)
+        pictures, *groups = data[args.steps]
+        some = batches.normalise(pixels[pictures])
+        seen = watch(lm, eyes, some)
+        told = [(ids, marks, *tell(lm, seen, ids, images)[1:]) for ids, marks, images in groups]
+        if args.origin:
+            learning.load_state_dict(torch.load(args.origin))
+        else:
+            tag_words(lm, projector(see(eyes[0], some)[-1][:, 1:]),
+                      [(ids, marks, seen[0][0], recalled[0][0], recalled[1][0]) for ids, marks, seen, recalled in told])
+    looking = torch.tensor([[float(i % args.interval == 0), 0] for i in range(LAYERS)])
+    before = torch.tensor([1.0, 0] if args.origin else [0, 1.0]).expand(LAYERS, 2)
 
     optimizer = Optimizer([learning])
-    watching, telling = torch.compile(watch), torch.compile(tell, dynamic=False)
-    run = lambda features, ids, images: tell(lm, watch(lm, projector, prefix, features), ids, images, torch.tensor(1.0))[0]
+    start = resume(args, args.state / "language_state.pt", learning, optimizer)
+    watching, telling = torch.compile(lambda pixels: watch(lm, eyes, pixels)), torch.compile(tell, dynamic=False)
+    run = lambda pixels, ids, images: tell(lm, watch(lm, eyes, pixels), ids, images, looking)[0]
     losses, clock = [], time.time()
-    for step, (pictures, *groups) in enumerate(DataLoader(data, batch_size=None, sampler=range(args.steps), num_workers=1, prefetch_factor=16)):
-        turned = torch.tensor(min(1, (step + 1) / args.turn_steps))
+    for step, (pictures, *groups) in enumerate(
+            DataLoader(data, batch_size=None, sampler=range(start, args.steps), num_workers=1, prefetch_factor=16), start):
+        parts = before.lerp(looking, min(1, (step + 1) / args.turn_steps))
         with torch.autocast("cpu", torch.bfloat16):
-            seen = watching(lm, projector, prefix, features[pictures].float())
+            seen = watching(batches.normalise(pixels[pictures]))
             told = []
             for ids, marks, images in groups:
-                hidden, _, recalled = telling(lm, seen, ids, images, turned)
+                hidden, _, recalled = telling(lm, seen, ids, images, parts)
                 asked = marks[:, 1:]
                 told.append(F.cross_entropy(model.lm_head(hidden[:, :-1][asked]).float(), ids[:, 1:][asked]))
             own, same = data.talk.recollections(ids)           # the episodes come last
-            found = [p[:, -1] for p in recalled[:2]]
+            found = [p[:, -1] for _, p in recalled[:2]]
             n, t = (own >= 0).nonzero(as_tuple=True)
             brought = -(found[0][n, t, own[n, t]] + 1e-6).log().mean()
             n, t = same.any(-1).nonzero(as_tuple=True)
@@ -516,24 +626,28 @@ def language(args, tokenizer, model, projector, prefix):
             print(f"step {step + 1}  one picture {{:.4f}}  episodes {{:.4f}}  own {{:.3f}}  same {{:.3f}}  ".format(*np.mean(losses, 0))
                   + f"{(time.time() - clock) * 20:.0f} ms/step", flush=True)
             losses, clock = [], time.time()
-        if (step + 1) % 250 == 0 or step + 1 == args.steps:
-            print(f"step {step + 1}  {saved(model, learning, optimizer, judge, run, args.state / 'language.pt')}", flush=True)
+        if (step + 1) % 150 == 0 or step + 1 == args.steps:
+            with averaged(optimizer), torch.autocast("cpu", torch.bfloat16):
+                print(f"step {step + 1}  {judge(model, run)}", flush=True)
+                save(args.state / "language.pt", **learning.state_dict())
+            save(args.state / "language_state.pt", learning=learning.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
             clock = time.time()
 
 
-def flamingo(args, tokenizer, model, projector, prefix):
+def flamingo(args, tokenizer, model, eyes):
     """Trains resampler and cross-attention, with everything else as it is."""
     lm = model.model
-    model.load_state_dict(torch.load(args.state / "language.pt"))
-    for module in model, projector:
-        module.requires_grad_(False)
+    nn.ModuleDict({"embed": lm.embed_tokens, "layers": lm.layers, "norm": lm.norm, "head": model.lm_head}).load_state_dict(
+        torch.load(args.state / "language.pt"))
+    lm.vision_model.load_state_dict(torch.load(args.state / "tower.pt"))
+    model.requires_grad_(False)
     resampler, blocks = lm.perceiver_resampler, lm.gated_cross_attn_layers
     learning = nn.ModuleDict({"resampler": resampler, "blocks": blocks}).requires_grad_(True)
     with torch.no_grad():                                      # a block's queries begin as those of its layer; its gates are closed
         for weight in learning.parameters():
             if weight.ndim > 1 and weight is not resampler.latents:
                 nn.init.normal_(weight, std=0.06)
-        for block, layer in zip(blocks, lm.layers):
+        for block, layer in zip(blocks, lm.layers[::INTERVAL]):
             block.input_layernorm.load_state_dict(layer.input_layernorm.state_dict())
             block.post_attention_layernorm.load_state_dict(layer.post_attention_layernorm.state_dict())
             for name in "q_proj", "o_proj":
@@ -541,28 +655,39 @@ def flamingo(args, tokenizer, model, projector, prefix):
             block.cross_attn.q_layer_norm.weight.fill_(2)
         for block, _ in resampler.blocks:
             block.q_layer_norm.weight.fill_(2)
+    if args.origin:
+        earlier = load_file(args.origin / "model.safetensors")
+        step = LAYERS // sum(name.endswith("alpha_dense") for name in earlier)
+        begun = {f"resampler.{name}": earlier[f"model.perceiver_resampler.{name}"] for name in resampler.state_dict()}
+        for i, block in enumerate(blocks):
+            begun |= {f"blocks.{i}.{name}": earlier[f"model.gated_cross_attn_layers.{i * INTERVAL // step}.{name}"] for name in block.state_dict()}
+        learning.load_state_dict(begun)
 
-    scenes, features = gallery(model, *PICTURES, args.state / "pictures.pt")
+    scenes, pixels = gallery(*PICTURES, args.state / "pictures.pt")
     data = Batches(tokenizer, scenes, (2,), shots.TAUGHT)
-    judge = Judge(tokenizer, gallery(model, 600, 2**40, args.state / "judged.pt"), shots.HELD_OUT)
+    judge = Judge(tokenizer, gallery(600, 2**40, args.state / "judged.pt"), shots.HELD_OUT)
     optimizer = Optimizer([learning])
     optimizer.boost([p for name, p in learning.named_parameters() if "alpha" in name], 10)
-    watching, telling, resampling, speaking = (torch.compile(f, dynamic=False) for f in (watch, tell, resample, speak))
-    run = lambda features, ids, images: speak(lm, resample(resampler, features)[0], ids, images)[0]
+    start = resume(args, args.state / "flamingo_state.pt", learning, optimizer)
+    look = lambda pixels: resample(resampler, see(lm.vision_model, pixels)[-1])
+    watching = torch.compile(lambda pixels: watch(lm, eyes, pixels), dynamic=False)
+    telling, looking, speaking = (torch.compile(f, dynamic=False) for f in (tell, look, speak))
+    run = lambda pixels, ids, images: speak(lm, look(pixels)[0], ids, images)[0]
     each = torch.arange(batches.IMAGE_TOKENS)
     losses, clock = [], time.time()
-    for step, (pictures, *groups) in enumerate(DataLoader(data, batch_size=None, sampler=range(args.steps), num_workers=1, prefetch_factor=16)):
-        forced, shown = torch.tensor(max(0.0, 1 - step / args.forced_steps)), features[pictures].float()
+    for step, (pictures, *groups) in enumerate(
+            DataLoader(data, batch_size=None, sampler=range(start, args.steps), num_workers=1, prefetch_factor=16), start):
+        forced, shown = torch.tensor(max(0.0, 1 - step / args.forced_steps)), batches.normalise(pixels[pictures])
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                seen_pictures = watching(lm, projector, prefix, shown)
-            latents, copied = resampling(resampler, shown)
+                seen_pictures = watching(shown)
+            latents, copied = looking(shown)
             # A latent for each patch, to begin with: what the teacher looks at is then something to look at for the student.
             copying = -(copied[:, :, each, each + 1] + 1e-6).log().mean()
             told, unlike, far, astray = [], [], [], []
             for ids, marks, images in groups:
                 with torch.no_grad():
-                    wanted, seen, _ = telling(lm, seen_pictures, ids, images, torch.tensor(1.0))
+                    wanted, seen, _ = telling(lm, seen_pictures, ids, images)
                 hidden, off, away = speaking(lm, latents, ids, images, forced, seen, wanted)
                 asked = marks[:, 1:]
                 logits, teacher = (model.lm_head(h[:, :-1][asked]).float().log_softmax(-1) for h in (hidden, wanted))
@@ -577,9 +702,11 @@ def flamingo(args, tokenizer, model, projector, prefix):
             print(f"step {step + 1}  one picture {{:.4f}}  episodes {{:.4f}}  unlike {{:.4f}}  far {{:.3f}}  astray {{:.3f}}  copying {{:.3f}}  ".format(
                 *np.mean(losses, 0)) + f"{(time.time() - clock) * 20:.0f} ms/step", flush=True)
             losses, clock = [], time.time()
-        if (step + 1) % 250 == 0 or step + 1 == args.steps:
-            print(f"step {step + 1}  {saved(model, learning, optimizer, judge, run, args.state / 'flamingo.pt')}", flush=True)
-            export(tokenizer, model.config, torch.load(args.state / "flamingo.pt"), args.out)
+        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+            with averaged(optimizer), torch.autocast("cpu", torch.bfloat16):
+                print(f"step {step + 1}  {judge(model, run)}", flush=True)
+                export(tokenizer, model.config, model.state_dict(), args.out)
+            save(args.state / "flamingo_state.pt", learning=learning.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
             clock = time.time()
 
 
@@ -627,21 +754,30 @@ def export(tokenizer, config, weights, folder: Path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("phase", choices=["language", "flamingo"])
+    parser.add_argument("phase", choices=["see", "language", "flamingo"])
     parser.add_argument("--llava", type=Path, required=True, help="shapes-llava's folder")
     parser.add_argument("--state", type=Path, required=True, help="folder for what is kept between the phases")
     parser.add_argument("--out", type=Path, help="the model folder to write")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--turn-steps", type=int, default=200, help="see tell")
-    parser.add_argument("--forced-steps", type=int, default=600, help="steps in which layers start from the teacher's hidden states, less and less")
+    parser.add_argument("--from", dest="origin", type=Path, help="language: an earlier result, language.pt, to train further; flamingo: the folder of one "
+                        "with more blocks, whose weights are the beginning")
+    parser.add_argument("--interval", type=int, default=INTERVAL, help="language: which layers look, each or every second one")
+    parser.add_argument("--turn-steps", type=int, default=200, help="language: steps in which `parts` changes, see tell")
+    parser.add_argument("--forced-steps", type=int, default=600, help="steps in which blocks start from the teacher's hidden states, less and less")
     parser.add_argument("--copy-steps", type=int, default=2000, help="steps in which latents are told to look at one patch each")
+    parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
 
     start_process()
     args.state.mkdir(parents=True, exist_ok=True)
     tokenizer = extend(args.llava)
-    {"language": language, "flamingo": flamingo}[args.phase](args, tokenizer, *build(tokenizer, args.llava))
+    model, eyes = build(tokenizer, args.llava)
+    for module in model, *eyes[:2]:
+        module.requires_grad_(False)
+    if args.phase == "see":
+        model.model.vision_model.requires_grad_(True)
+    {"see": distil, "language": language, "flamingo": flamingo}[args.phase](args, tokenizer, model, eyes)
 
 
 if __name__ == "__main__":
