@@ -1,5 +1,6 @@
 /// Image files against Pillow 13: pixels, orientation, transparent colours, and files that are broken.
 #include <chiasm/io/image_file.hpp>
+#include <chiasm/io/image_processor.hpp>
 #include <chiasm/io/json.hpp>
 
 #include "support/catch.hpp"
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 
 using namespace chiasm;
 
@@ -92,6 +94,31 @@ TEST_CASE("every kind of file decodes to Pillow's pixels") {
       CHECK(difference(image, base64(c.wanted["rgb"].as_string())) <= 3);
     }
   }
+}
+
+TEST_CASE("open_clip's preprocessing resizes each file in its own mode") {
+  std::map<std::string, std::vector<std::byte>> files;
+  for (Case& c : cases()) files.emplace(std::move(c.name), std::move(c.file));
+  std::ifstream lines(test_data("image/modes.jsonl"));
+  std::map<std::string, int> modes;
+  for (std::string line; std::getline(lines, line);) {
+    const Json wanted = Json::parse(line);
+    const auto file = files.find(wanted["name"].as<std::string>());
+    if (file == files.end()) continue;  // WebP without libwebp
+    INFO(line);
+    ImageProcessorConfig config;
+    config.do_convert_rgb = false;
+    config.resize_in_mode = config.do_center_crop = config.crop_rounds = true;
+    config.size.shortest_edge = config.crop_size.height = config.crop_size.width = wanted["side"].as<int>();
+    config.image_std = {1, 1, 1};
+    const Image image = load_image(file->second, file->first);
+    CHECK(sha256(ImageProcessor(config).views(image).front().pixels()) == wanted["sha256"].as_string());
+    const std::string mode = wanted["mode"].as<std::string>();
+    CHECK(image.indexed() == (mode == "P" || mode == "1"));
+    CHECK((mode.ends_with("A") || image.alpha().empty()));
+    ++modes[mode];
+  }
+  for (const char* mode : {"1", "P", "L", "LA", "RGB", "RGBA"}) CHECK(modes[mode] >= 10);
 }
 
 TEST_CASE("a cut file is an error, never a picture of what is left") {

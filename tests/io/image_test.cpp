@@ -66,6 +66,34 @@ TEST_CASE("resize refuses windows that do not lie inside") {
   CHECK(resize(image, 1 << 20, 1 << 20, Resample::bicubic, {1000, 1000, 5, 4}).width() == 5);
 }
 
+TEST_CASE("an alpha channel has a byte for each pixel, and is gone where all is opaque") {
+  Image image = pattern(3, 3, 2);
+  CHECK_THROWS_AS(image.set_alpha(std::vector<std::uint8_t>(5)), ArgumentError);
+  image.set_alpha({255, 255, 255, 255, 255, 254});
+  CHECK(image.alpha().size() == 6);
+  CHECK(image != pattern(3, 3, 2));
+  image.set_alpha(std::vector<std::uint8_t>(6, 255));
+  CHECK(image.alpha().empty());
+  CHECK(image == pattern(3, 3, 2));
+}
+
+TEST_CASE("resized in its mode: the nearest of a palette, by opacity under an alpha channel") {
+  const Image plain = pattern(4, 9, 7);
+  const Rect all{0, 0, 5, 4};
+  CHECK(resize_in_mode(plain, 5, 4, Resample::bicubic, all) == resize(plain, 5, 4, Resample::bicubic));
+  Image indexed = plain, veiled = plain;
+  indexed.set_indexed(true);
+  CHECK(resize_in_mode(indexed, 5, 4, Resample::bicubic, all) == resize(plain, 5, 4, Resample::nearest));
+  std::vector<std::uint8_t> alpha(63, 255);
+  std::fill(alpha.begin() + 9, alpha.end(), std::uint8_t{0});  // all but the first row
+  veiled.set_alpha(alpha);
+  Image first_row = plain;
+  for (int y = 1; y < 7; ++y) std::copy_n(plain.row(0), 27, first_row.row(y));
+  CHECK(resize_in_mode(veiled, 9, 1, Resample::box, {0, 0, 9, 1}) != resize(plain, 9, 1, Resample::box));
+  for (int x = 0; x < 27; ++x) CHECK(std::abs(resize_in_mode(veiled, 9, 1, Resample::box, {0, 0, 9, 1}).row(0)[x] - first_row.row(0)[x]) <= 7);  // of a seventh of the opacity, a level is worth seven
+  CHECK(resize_in_mode(veiled, 9, 7, Resample::box, {0, 0, 9, 7}) == plain);
+}
+
 TEST_CASE("crop cuts, and fills what lies outside") {
   const Image image = pattern(2, 5, 4);
   CHECK(crop(image, {0, 0, 5, 4}) == image);
@@ -84,11 +112,13 @@ TEST_CASE("crop cuts, and fills what lies outside") {
 TEST_CASE("orient turns as EXIF says") {
   Image image(2, 3);
   for (std::size_t i = 0; i < 6; ++i) image.pixels()[3 * i] = static_cast<std::uint8_t>(i);  // 0 1 / 2 3 / 4 5
+  image.set_alpha({0, 1, 2, 3, 4, 5});
   const auto reds = [&](int orientation) {
     const Image turned = orient(image, orientation);
     std::string text;
     for (int y = 0; y < turned.height(); ++y)
       for (int x = 0; x < turned.width(); ++x) text += static_cast<char>('0' + turned.row(y)[3 * x]);
+    for (std::size_t i = 0; i < 6; ++i) CHECK(turned.alpha()[i] == turned.pixels()[3 * i]);
     return std::to_string(turned.width()) + ":" + text;
   };
   CHECK(reds(1) == "2:012345");

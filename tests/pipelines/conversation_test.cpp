@@ -120,6 +120,10 @@ TEST_CASE("a conversation is saved and goes on from the file") {
   chiasm::Conversation talk(vlm, "You see shapes.");
   chiasm::Image image = chiasm::load_image(picture(4));
   image.set_transparent(std::array<std::uint8_t, 3>{1, 2, 3});
+  std::vector<std::uint8_t> alpha(image.pixels().size() / 3, 255);
+  alpha[1] = 7;
+  image.set_alpha(alpha);
+  image.set_indexed(true);
   const auto shared = std::make_shared<const chiasm::Image>(image);
   talk.ask({shared, "What is \"this\"?\n\\ \x01 \xC3\xA9"});
   talk.ask({shared, questions[1]});

@@ -1,4 +1,4 @@
-/// Shape: the extents of a tensor, outermost first. At most five dimensions, no allocation.
+/// Shape: the extents of a tensor, outermost first. At most eight dimensions, no allocation.
 #pragma once
 
 #include <chiasm/core/error.hpp>
@@ -13,7 +13,7 @@ namespace chiasm::inline CHIASM_ABI {
 
 class Shape {
  public:
-  static constexpr std::size_t max_rank = 5;
+  static constexpr std::size_t max_rank = 8;  // models need five; files may hold more
 
   constexpr Shape() = default;  // rank 0: a scalar
   constexpr Shape(std::initializer_list<std::size_t> extents) {

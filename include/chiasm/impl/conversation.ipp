@@ -81,7 +81,7 @@ inline void compare_keys(Context& ctx, const LanguageModel& lm, std::span<const 
 CHIASM_INLINE void Conversation::save(const std::string& path) const {
   using detail::as_weight;
   std::vector<std::pair<std::string, std::string>> texts{
-      {"format", std::string(detail::conversation_format)}, {"compute", prefix_.compute == Compute::bf16 ? "bf16" : "f32"}, {"isa", prefix_.isa}};
+      {"format", std::string(detail::conversation_format)}, {"compute", std::string(name(prefix_.compute))}, {"isa", prefix_.isa}};
   std::vector<Weight> tensors;
   std::vector<Tensor> memory;
   for (std::size_t i = 0; i < prefix_.cache.layers(); ++i) {
@@ -118,6 +118,8 @@ CHIASM_INLINE void Conversation::save(const std::string& path) const {
       if (const auto& colour = image->transparent())
         texts.emplace_back(detail::picture_key(known) + ".transparent",
                            std::to_string((*colour)[0]) + " " + std::to_string((*colour)[1]) + " " + std::to_string((*colour)[2]));
+      if (!image->alpha().empty()) tensors.push_back(as_weight(detail::picture_key(known) + ".alpha", DType::u8, Shape{shape[0], shape[1]}, image->alpha().data()));
+      if (image->indexed()) texts.emplace_back(detail::picture_key(known) + ".indexed", "true");
     }
   }
   write_safetensors(path, tensors, texts);
@@ -175,6 +177,12 @@ class SavedConversation {
         refuse("picture." + number + ".transparent is '" + colour->substr(0, 60) + "'");
       pixels.set_transparent(std::array{static_cast<std::uint8_t>(channels[0]), static_cast<std::uint8_t>(channels[1]), static_cast<std::uint8_t>(channels[2])});
     }
+    if (const Weight* const alpha = find("picture." + number + ".alpha")) {
+      if (alpha->dtype() != DType::u8 || alpha->shape() != Shape{height, width}) throw WeightError(path_, "picture." + number + ".alpha", alpha->describe(), "u8 (height, width)");
+      const auto* const values = reinterpret_cast<const std::uint8_t*>(alpha->data());
+      pixels.set_alpha(std::vector<std::uint8_t>(values, values + alpha->bytes()));
+    }
+    pixels.set_indexed(text("picture." + number + ".indexed") == "true");
     return image = std::make_shared<const Image>(std::move(pixels));
   }
   std::vector<Message> messages() {
@@ -211,7 +219,8 @@ CHIASM_INLINE Conversation Conversation::restore(Pipeline pipeline, const std::s
 
   const LanguageModel& lm = conversation.pipeline_.language_model();
   Context ctx = conversation.pipeline_.new_context();
-  prefix.compute = file.text("compute") == "bf16" ? Compute::bf16 : Compute::f32;
+  for (const Compute compute : {Compute::bf16, Compute::i8})
+    if (file.text("compute") == name(compute)) prefix.compute = compute;
   prefix.isa = file.text("isa").value_or("");
   std::vector<const Image*> shown;
   for (const Message& message : conversation.messages_)

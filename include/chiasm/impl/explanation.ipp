@@ -106,7 +106,7 @@ CHIASM_INLINE void AttentionRollout::watch(const AttentionWeights& attention) {
   record_->layer(name, attention.layer).calls.push_back({detail::taken(attention), attention.first_query, attention.first_key});
 }
 
-CHIASM_INLINE std::vector<std::vector<float>> AttentionRollout::heat(std::span<const PreparedPrompt::Picture> pictures, std::size_t begin, std::size_t end) const {
+CHIASM_INLINE std::vector<AttentionRollout::Heat> AttentionRollout::heat(std::span<const PreparedPrompt::Picture> pictures, std::span<const Tokens> stretches) const {
   // The tower's states of all pictures stand side by side in a row.
   detail::Rows seen;                        // what stands for the pictures, one picture after the other
   std::vector<std::size_t> states, firsts;  // by picture: of its states, of its rows in `seen`
@@ -157,18 +157,20 @@ CHIASM_INLINE std::vector<std::vector<float>> AttentionRollout::heat(std::span<c
     }
     step(layer, rows, looking ? seen : self || encoding ? rows : encoder);
   }
-  if (begin >= end || end > text.size())
-    throw ArgumentError("AttentionRollout: tokens " + std::to_string(begin) + " to " + std::to_string(end) + " of " + std::to_string(text.size()) + " that were watched");
-
-  std::vector<std::vector<float>> heat;
-  std::size_t first = 0;
-  for (const std::size_t count : states) {
-    std::vector<float>& one = heat.emplace_back(count);
-    for (std::size_t t = begin; t < end; ++t)
-      for (std::size_t s = 0; s < count && first + s < text[t].size(); ++s) one[s] += text[t][first + s];
-    first += count;
+  std::vector<Heat> heats;
+  for (const auto& [begin, end] : stretches) {
+    if (begin >= end || end > text.size())
+      throw ArgumentError("AttentionRollout: tokens " + std::to_string(begin) + " to " + std::to_string(end) + " of " + std::to_string(text.size()) + " that were watched");
+    Heat& heat = heats.emplace_back();
+    std::size_t first = 0;
+    for (const std::size_t count : states) {
+      std::vector<float>& one = heat.emplace_back(count);
+      for (std::size_t t = begin; t < end; ++t)
+        for (std::size_t s = 0; s < count && first + s < text[t].size(); ++s) one[s] += text[t][first + s];
+      first += count;
+    }
   }
-  return heat;
+  return heats;
 }
 
 CHIASM_INLINE HeatMap::Point HeatMap::centre() const noexcept {
@@ -219,12 +221,15 @@ CHIASM_INLINE Explained explain(const Pipeline& vlm, const Prompt& prompt, const
   // A token was chosen by what stood before it; the end of the answer is not part of it.
   const std::size_t begin = reply.times.prefill_tokens - 1, tokens = reply.ids.size() - (reply.finish_reason == FinishReason::eos ? 1 : 0);
   const std::size_t end = begin + std::max<std::size_t>(tokens, 1);
-  std::vector<std::vector<float>> heat = rollout.heat(reply.pictures, begin, end);
   // Some patches, and queries, are looked at by all text, whatever it says: what counts is what the answer took beyond the question's tokens.
   std::size_t words = 0;
   for (const PreparedPrompt::Picture& picture : reply.pictures) words = std::max(words, picture.begin + picture.rows);
+  std::vector<AttentionRollout::Tokens> stretches{{begin, end}};
+  if (words < begin) stretches.push_back({words, begin});
+  std::vector<AttentionRollout::Heat> heats = rollout.heat(reply.pictures, stretches);
+  AttentionRollout::Heat& heat = heats.front();
   if (words < begin) {
-    const std::vector<std::vector<float>> usual = rollout.heat(reply.pictures, words, begin);
+    const AttentionRollout::Heat& usual = heats.back();
     const float share = static_cast<float>(end - begin) / static_cast<float>(begin - words);
     for (std::size_t n = 0; n < heat.size(); ++n) {
       std::vector<float> beyond = heat[n];

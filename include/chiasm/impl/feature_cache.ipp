@@ -35,6 +35,7 @@ CHIASM_INLINE Digest FeatureCache::digest(const Context& ctx, const Image& image
   ContentHash<> hash(entries_->key);
   hash << static_cast<std::uint64_t>(image.width()) << static_cast<std::uint64_t>(image.height());
   if (const auto& colour = image.transparent()) hash << std::as_bytes(std::span(*colour));
+  hash << static_cast<std::uint64_t>(image.indexed()) << static_cast<std::uint64_t>(image.alpha().size()) << std::as_bytes(image.alpha());
   hash << std::as_bytes(image.pixels()) << static_cast<std::uint64_t>(ctx.compute()) << std::as_bytes(std::span(ctx.isa()));
   return hash.digest();
 }

@@ -34,6 +34,13 @@ CHIASM_INLINE Image::Image(int width, int height, std::vector<std::uint8_t> rgb)
                         std::to_string(height) + " RGB pixels, expected " + std::to_string(want));
 }
 
+CHIASM_INLINE void Image::set_alpha(std::vector<std::uint8_t> alpha) {
+  if (!alpha.empty() && alpha.size() * 3 != rgb_.size())
+    throw ArgumentError("Image: " + std::to_string(alpha.size()) + " bytes of alpha for " + std::to_string(rgb_.size() / 3) + " pixels");
+  if (std::all_of(alpha.begin(), alpha.end(), [](std::uint8_t value) { return value == 255; })) alpha.clear();
+  alpha_ = std::move(alpha);
+}
+
 CHIASM_INLINE Image crop(const Image& image, Rect window, std::array<std::uint8_t, 3> fill) {
   Image out(window.width, window.height);
   const std::int64_t first = std::clamp<std::int64_t>(window.left, 0, image.width());
@@ -60,15 +67,21 @@ CHIASM_INLINE Image orient(const Image& image, int orientation) {
   const bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;   // x of the source runs backwards
   const bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;  // y of the source runs backwards
   Image out(swapped ? image.height() : image.width(), swapped ? image.width() : image.height());
+  std::vector<std::uint8_t> alpha(image.alpha().size());
+  std::size_t pixel = 0;
   for (int y = 0; y < out.height(); ++y) {
     std::uint8_t* to = out.row(y);
-    for (int x = 0; x < out.width(); ++x, to += 3) {
+    for (int x = 0; x < out.width(); ++x, to += 3, ++pixel) {
       const int u = swapped ? y : x, v = swapped ? x : y;
-      const std::uint8_t* from = image.row(from_bottom ? image.height() - 1 - v : v) + std::ptrdiff_t{3} * (from_right ? image.width() - 1 - u : u);
+      const int row = from_bottom ? image.height() - 1 - v : v, column = from_right ? image.width() - 1 - u : u;
+      const std::uint8_t* from = image.row(row) + std::ptrdiff_t{3} * column;
       to[0] = from[0], to[1] = from[1], to[2] = from[2];
+      if (!alpha.empty()) alpha[pixel] = image.alpha()[static_cast<std::size_t>(row) * static_cast<std::size_t>(image.width()) + static_cast<std::size_t>(column)];
     }
   }
   out.set_transparent(image.transparent());
+  out.set_alpha(std::move(alpha));
+  out.set_indexed(image.indexed());
   return out;
 }
 
@@ -375,6 +388,31 @@ CHIASM_INLINE Image resize(const Image& image, int width, int height, Resample f
 CHIASM_INLINE Image resize(const Image& image, int width, int height, Resample filter) {
   detail::image_bytes(width, height);
   return resize(image, width, height, filter, {0, 0, width, height});
+}
+
+CHIASM_INLINE Image resize_in_mode(const Image& image, int width, int height, Resample filter, Rect window) {
+  if (image.indexed()) return resize(image, width, height, Resample::nearest, window);
+  const bool same = width == image.width() && height == image.height();
+  if (image.alpha().empty() || filter == Resample::nearest || same) return resize(image, width, height, filter, window);
+
+  // Pillow's modes RGBa and La: colours times opacity, taken off again at the end.
+  Image weighted(image.width(), image.height()), opacity(image.width(), image.height());
+  const std::uint8_t* from = image.pixels().data();
+  std::uint8_t *to = weighted.pixels().data(), *alphas = opacity.pixels().data();
+  for (const std::uint8_t alpha : image.alpha())
+    for (int c = 0; c < 3; ++c) {
+      const int product = *from++ * alpha + 128;
+      *to++ = static_cast<std::uint8_t>(((product >> 8) + product) >> 8);
+      *alphas++ = alpha;
+    }
+  Image out = resize(weighted, width, height, filter, window);
+  opacity = resize(opacity, width, height, filter, window);
+  const std::uint8_t* alpha = opacity.pixels().data();
+  for (std::uint8_t& value : out.pixels()) {
+    if (*alpha != 0) value = static_cast<std::uint8_t>(std::min(255 * value / *alpha, 255));
+    ++alpha;
+  }
+  return out;
 }
 
 }  // namespace chiasm

@@ -35,24 +35,25 @@ inline void lay_on_white(DecodedImage& decoded) {
     for (std::size_t i = 0; i < decoded.image.pixels().size(); i += 3)
       if (std::equal(key->begin(), key->end(), decoded.image.pixels().data() + i)) std::fill_n(decoded.image.pixels().data() + i, 3, std::uint8_t{255});
   decoded.image.set_transparent(std::nullopt);
+  decoded.image.set_indexed(false);
 }
 
-inline DecodedImage decode_image(const ImageBytes& file, bool keep_alpha) {
+inline DecodedImage decode_image(const ImageBytes& file, bool palette_alpha) {
   using namespace std::string_view_literals;
   if (file.size == 0) file.fail(0, "empty");
-  if (file.starts_with("\x89PNG\r\n\x1a\n")) return decode_png(file, keep_alpha);
+  if (file.starts_with("\x89PNG\r\n\x1a\n")) return decode_png(file, palette_alpha);
   if (file.starts_with("\xff\xd8")) return decode_jpeg(file);
-  if (file.starts_with("GIF87a") || file.starts_with("GIF89a")) return decode_gif(file, keep_alpha);
-  if (file.starts_with("BM")) return decode_bmp(file, keep_alpha);
+  if (file.starts_with("GIF87a") || file.starts_with("GIF89a")) return decode_gif(file, palette_alpha);
+  if (file.starts_with("BM")) return decode_bmp(file);
   if (file.size > 2 && file.data[0] == 'P' && file.data[1] >= '1' && file.data[1] <= '6') return decode_pnm(file);
   if (file.starts_with("RIFF") && file.starts_with("WEBP", 8)) {
 #ifdef CHIASM_HAS_WEBP
-    return decode_webp(file, keep_alpha);
+    return decode_webp(file);
 #else
     throw UnsupportedError(file.name + ": WebP (chiasm::webp, with libwebp, reads it)");
 #endif
   }
-  if (file.starts_with("II*\0"sv) || file.starts_with("MM\0*"sv)) return decode_tiff(file, keep_alpha);
+  if (file.starts_with("II*\0"sv) || file.starts_with("MM\0*"sv)) return decode_tiff(file);
   if (file.starts_with("ftyp", 4)) throw UnsupportedError(file.name + ": AVIF or HEIF");
   if (file.starts_with("\0\0\0\x0cjP  "sv) || file.starts_with("\xff\x4f\xff\x51")) throw UnsupportedError(file.name + ": JPEG 2000");
   file.fail(0, "is no PNG, JPEG, GIF, BMP, PNM, TIFF or WebP");
@@ -63,6 +64,7 @@ inline DecodedImage decode_image(const ImageBytes& file, bool keep_alpha) {
 inline Image load_image(std::span<const std::byte> bytes, std::string name, Alpha alpha) {
   detail::DecodedImage decoded = detail::decode_image({{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), name}}, alpha == Alpha::white);
   if (alpha == Alpha::white) detail::lay_on_white(decoded);
+  else decoded.image.set_alpha(std::move(decoded.alpha));
   if (decoded.orientation < 2 || decoded.orientation > 8) return std::move(decoded.image);
   return orient(decoded.image, decoded.orientation);
 }

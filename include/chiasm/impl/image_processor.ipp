@@ -286,7 +286,8 @@ CHIASM_INLINE Image ImageProcessor::resized_and_cropped(const Image& image) cons
   if (!config_.do_resize) return crop(image, window);
   const int left = std::max(window.left, 0), top = std::max(window.top, 0);
   const int right = std::min(window.left + window.width, static_cast<int>(width)), bottom = std::min(window.top + window.height, static_cast<int>(height));
-  Image inside = resize(image, static_cast<int>(width), static_cast<int>(height), config_.resample, {left, top, right - left, bottom - top});
+  const auto resized = config_.resize_in_mode ? chiasm::resize_in_mode : static_cast<Image (*)(const Image&, int, int, Resample, Rect)>(chiasm::resize);
+  Image inside = resized(image, static_cast<int>(width), static_cast<int>(height), config_.resample, {left, top, right - left, bottom - top});
   if (inside.width() == window.width && inside.height() == window.height) return inside;
   return crop(inside, {window.left - left, window.top - top, window.width, window.height});
 }

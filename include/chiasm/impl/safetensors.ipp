@@ -48,7 +48,7 @@ class SafetensorsEntry {
     const Json value = member("shape");
     if (!value.is_array()) refuse("shape is " + value.dump(60) + ", expected a list of extents");
     if (value.size() > Shape::max_rank)
-      throw UnsupportedError(file_.path() + ": " + quoted(info_.key()) + " has " + std::to_string(value.size()) + " dimensions, at most 5");
+      throw UnsupportedError(file_.path() + ": " + quoted(info_.key()) + " has " + std::to_string(value.size()) + " dimensions, at most " + std::to_string(Shape::max_rank));
     Shape shape;
     for (const Json extent : value) shape.append(count(extent, "shape"));
     return shape;

@@ -493,7 +493,7 @@ class TorchUnpickler {
     const std::size_t width = size_of(*dtype), elements = storage.entry->size / width;
     const std::vector<std::size_t> size = extents(values[2], "size"), stride = extents(values[3], "stride");
     if (size.size() != stride.size()) refuse("a tensor of " + std::to_string(size.size()) + " dimensions with " + std::to_string(stride.size()) + " strides");
-    if (size.size() > Shape::max_rank) throw UnsupportedError(where() + ": a tensor of " + std::to_string(size.size()) + " dimensions, at most 5");
+    if (size.size() > Shape::max_rank) throw UnsupportedError(where() + ": a tensor of " + std::to_string(size.size()) + " dimensions, at most " + std::to_string(Shape::max_rank));
 
     Shape shape;
     std::size_t count = 1, last = static_cast<std::size_t>(values[1].number);

@@ -38,6 +38,16 @@ class Image {
   const std::optional<std::array<std::uint8_t, 3>>& transparent() const noexcept { return transparent_; }
   void set_transparent(std::optional<std::array<std::uint8_t, 3>> colour) noexcept { transparent_ = colour; }
 
+  /// Opacity of each pixel, row-major, where the file has a channel of its own for it and not all is opaque; otherwise empty. The pixels hold
+  /// the colour under it.
+  std::span<const std::uint8_t> alpha() const noexcept { return alpha_; }
+  /// Throws ArgumentError where there is not a byte for each pixel; none at all takes the channel away.
+  void set_alpha(std::vector<std::uint8_t> alpha);
+
+  /// Whether the file has numbers of colours, or black and white, in place of levels: Pillow's modes P and 1.
+  bool indexed() const noexcept { return indexed_; }
+  void set_indexed(bool indexed) noexcept { indexed_ = indexed; }
+
   bool operator==(const Image&) const = default;
 
  private:
@@ -45,6 +55,8 @@ class Image {
   int width_, height_;
   std::vector<std::uint8_t> rgb_;
   std::optional<std::array<std::uint8_t, 3>> transparent_;
+  std::vector<std::uint8_t> alpha_;
+  bool indexed_ = false;
 };
 
 /// Resampling filters, numbered as Pillow and preprocessor_config.json number them.
@@ -62,6 +74,10 @@ Image resize(const Image& image, int width, int height, Resample filter);
 /// The part `window` of resize(image, width, height, filter), without computing the rest of it. Here width x height itself
 /// may exceed Image::max_pixels. Throws ArgumentError where the window is empty or not inside.
 Image resize(const Image& image, int width, int height, Resample filter, Rect window);
+
+/// As above, but as Pillow resizes the file's picture before it is made RGB: one with numbers of colours takes the nearest, and under an alpha channel
+/// a colour counts by its opacity. Gray of 16 bits and CMYK are RGB when they come here, and are resized as such.
+Image resize_in_mode(const Image& image, int width, int height, Resample filter, Rect window);
 
 /// What the window shows; outside of the picture it shows `fill`. Cropping and padding in one. Throws ArgumentError.
 Image crop(const Image& image, Rect window, std::array<std::uint8_t, 3> fill = {0, 0, 0});

@@ -9,8 +9,8 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
-/// What becomes of transparency: `drop` keeps the colour under it, as `image.convert("RGB")` and transformers' load_image() do;
-/// `white` lays the picture on white, as transformers' processors do with a PIL image that still has its alpha.
+/// What becomes of transparency: `drop` keeps the colour under it, as `image.convert("RGB")` and transformers' load_image() do (Image::alpha()
+/// still tells it to processors that ask); `white` lays the picture on white, as transformers' processors do with a PIL image that still has its alpha.
 enum class Alpha : std::uint8_t { drop, white };
 
 /// Reads a picture from a file. PNG in all its depths, interlaced too; JPEG; BMP, also run-length coded; the first frame of a

@@ -22,7 +22,7 @@ struct Safetensors {
 
   /// Reads the header; the data stay where they are. Throws FormatError naming the tensor (header over 100 MB or no JSON object,
   /// a key twice, offsets that leave holes, overlap, or disagree with the shape or the file's end), and UnsupportedError for
-  /// dtypes below a byte, complex ones, and more than five dimensions.
+  /// dtypes below a byte, complex ones, and more than eight dimensions.
   static Safetensors parse(const FileMap& file);
 };
 

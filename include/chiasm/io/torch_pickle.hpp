@@ -25,7 +25,7 @@ struct TorchPickle {
   /// Reads the archive's directory and the pickle; the data stay where they are. Nothing named by the pickle is ever called: of Python's
   /// names it may use those that state dicts are made of. Throws FormatError (no archive, a directory, a pickle or a tensor that disagrees with the file) and
   /// UnsupportedError (the format before torch 1.6, TorchScript, compressed or encrypted or big-endian archives, opcodes and names that no
-  /// state dict needs, dtypes that the library has not, more than five dimensions). Both say the byte.
+  /// state dict needs, dtypes that the library has not, more than eight dimensions). Both say the byte.
   static TorchPickle parse(const FileMap& file);
 };
 

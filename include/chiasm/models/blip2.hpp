@@ -1,6 +1,6 @@
 /// BLIP-2: queries read what a frozen vision tower sees, and stand before the text that a frozen language model reads. arXiv:2301.12597.
 /// InstructBLIP: the queries read with the instruction in mind. arXiv:2305.06500. Key names of transformers' Blip2ForConditionalGeneration and
-/// InstructBlipForConditionalGeneration.
+/// InstructBlipForConditionalGeneration, and of the original repository, https://github.com/salesforce/LAVIS (names).
 #pragma once
 
 #include <chiasm/models/t5.hpp>
@@ -8,9 +8,11 @@
 #include <chiasm/modules/qformer.hpp>
 #include <chiasm/modules/vit.hpp>
 
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -67,9 +69,11 @@ class Blip2 {
     return features;
   }
 
-  /// The layouts of released checkpoints and of present transformers' models in memory, as vision_model.*, qformer.* (as QFormer has it),
+  /// The layouts of released checkpoints, of LAVIS, and of present transformers' models in memory, as vision_model.*, qformer.* (as QFormer has it),
   /// language_projection.*, language_model.*.
   static Weights normalise(const Weights& checkpoint) {
+    if (checkpoint.contains("Qformer")) return from_lavis(checkpoint);
+    if (checkpoint.contains("model.Qformer")) return from_lavis(checkpoint / "model");
     return QFormer::normalise(checkpoint.renamed([](std::string_view name) {
       for (const std::string_view part : {"vision_model.", "query_tokens", "qformer.", "language_projection.", "language_model."})
         if (name.starts_with("model.") && name.substr(6).starts_with(part)) return std::string(name.substr(6));
@@ -86,6 +90,60 @@ class Blip2 {
         decoder_(encoder_decoder_ ? nullptr : make_decoder(w / "language_model", config.find("text_config"))),
         language_projection_(w / "language_projection", config_.qformer.hidden_size, language_model().hidden_size()) {
     w.expect_all_used();
+  }
+
+  /// LAVIS's names. Its released files hold what was trained; the vision tower and the language model come from files of their own, below
+  /// visual_encoder and opt_model, t5_model or llm_model, and all of them together are what normalise() takes.
+  static Weights from_lavis(const Weights& checkpoint) {
+    Weights w = checkpoint.renamed([](std::string_view name) { return lavis_name(name); });
+    for (const std::string& name : w.names()) {  // keys have no bias there
+      constexpr std::string_view end = ".self_attn.q_bias";
+      if (!name.ends_with(end)) continue;
+      const std::string attention = name.substr(0, name.size() - end.size() + std::string_view(".self_attn.").size());
+      const Tensor query = w.stored(name).to_f32(), value = w.stored(attention + "v_bias").to_f32();
+      const std::size_t width = query.size();
+      if (value.size() != width) continue;  // to be found missing
+      const auto all = std::make_shared<Tensor>(Shape{3 * width});
+      std::memset(all->data(), 0, all->bytes());
+      std::memcpy(all->data(), query.data(), query.bytes());
+      std::memcpy(all->data() + 2 * width, value.data(), value.bytes());
+      w = w.with(attention + "qkv.bias", Weight(name, DType::f32, all->shape(), reinterpret_cast<const std::byte*>(all->data()), all, w.source()));
+    }
+    return w.renamed([](std::string_view name) { return name.ends_with(".q_bias") || name.ends_with(".v_bias") ? std::string() : std::string(name); });
+  }
+  static std::string lavis_name(std::string_view name) {
+    // Heads of training, and the last block of EVA-CLIP's tower, which BLIP-2 leaves out.
+    for (const std::string_view unused : {"temp", "Qformer.cls.", "Qformer.bert.embeddings.position_ids", "visual_encoder.norm.", "visual_encoder.fc_norm.", "visual_encoder.head.",
+                                          "visual_encoder.blocks.39."})
+      if (unused.ends_with('.') ? name.starts_with(unused) : name == unused) return {};
+    std::string result(name);
+    for (const auto& [theirs, ours] : {std::pair<std::string_view, std::string_view>{"visual_encoder.cls_token", "vision_model.embeddings.class_embedding"},
+                                       {"visual_encoder.pos_embed", "vision_model.embeddings.position_embedding"},
+                                       {"visual_encoder.patch_embed.proj.", "vision_model.embeddings.patch_embedding."},
+                                       {"visual_encoder.blocks.", "vision_model.encoder.layers."},
+                                       {"ln_vision.", "vision_model.post_layernorm."},
+                                       {"query_tokens", "qformer.query_tokens"},
+                                       {"Qformer.bert.embeddings.LayerNorm.", "qformer.embeddings.layernorm."},
+                                       {"Qformer.bert.", "qformer."},
+                                       {"vision_proj.", "vision_projection."},
+                                       {"text_proj.", "text_projection."},
+                                       {"opt_proj.", "language_projection."},
+                                       {"t5_proj.", "language_projection."},
+                                       {"llm_proj.", "language_projection."},
+                                       {"opt_model.", "language_model."},
+                                       {"t5_model.", "language_model."},
+                                       {"llm_model.", "language_model."}})
+      if (result.starts_with(theirs)) {
+        result.replace(0, theirs.size(), ours);
+        break;
+      }
+    const bool tower = result.starts_with("vision_model."), qformer = result.starts_with("qformer.");
+    for (const auto& [theirs, ours] : {std::pair<std::string_view, std::string_view>{".norm1.", ".layer_norm1."}, {".norm2.", ".layer_norm2."}, {".attn.proj.", ".self_attn.projection."},
+                                       {".attn.", ".self_attn."}, {"attention.self.", "attention.attention."}}) {
+      const std::size_t at = result.find(theirs);
+      if ((theirs.starts_with('.') ? tower : qformer) && at != std::string::npos) result.replace(at, theirs.size(), ours);
+    }
+    return result;
   }
 
   static std::unique_ptr<EncoderDecoder> make_encoder_decoder(const Weights& w, const Json& config) {

@@ -87,6 +87,7 @@ struct ClipVision {
     ImageProcessorConfig c;
     c.image_processor_type = "open_clip";
     c.do_convert_rgb = false;
+    c.resize_in_mode = true;
     c.size.shortest_edge = c.crop_size.height = c.crop_size.width = static_cast<int>(side);
     c.do_center_crop = c.crop_rounds = true;
     c.image_mean = colour("mean", "image_mean", {0.48145466, 0.4578275, 0.40821073});

@@ -57,7 +57,7 @@ class Blip2Family final : public Family {
   PreparedPrompt prepare(Context& ctx, std::string_view text, std::span<const std::shared_ptr<const Image>> images, bool add_special_tokens,
                          FeatureCache& cache) const override {
     if (images.size() > 1)
-      throw ArgumentError(std::to_string(images.size()) + " pictures in a prompt for '" + std::string(name()) + "', which takes one");
+      throw ArgumentError(std::to_string(images.size()) + " pictures in a prompt for '" + std::string(name()) + "', which takes one: solved examples go without theirs");
     std::size_t placeholders = 0;
     for (std::size_t at = 0; (at = text.find(placeholder_, at)) != std::string_view::npos; at += placeholder_.size()) ++placeholders;
     if (placeholders > images.size())

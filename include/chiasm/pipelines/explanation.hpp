@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
@@ -38,9 +39,20 @@ class AttentionRollout {
   /// For ContextOptions::on_attention. It must not outlive this object.
   void watch(const AttentionWeights& attention);
 
-  /// For each picture, in the prompt's order, how much each state of the vision tower (its class token, too) has to do with the answer's tokens [begin, end).
-  /// `pictures` says where each stands in the prompt. Throws ArgumentError: nothing has been watched, or tokens that have not been.
-  std::vector<std::vector<float>> heat(std::span<const PreparedPrompt::Picture> pictures, std::size_t begin, std::size_t end) const;
+  /// Tokens [begin, end) of a prompt and its answer.
+  struct Tokens {
+    std::size_t begin = 0, end = 0;
+  };
+  /// By picture, in the prompt's order: how much each state of the vision tower (its class token, too) has to do with some tokens.
+  using Heat = std::vector<std::vector<float>>;
+
+  /// What each stretch of tokens has to do with the pictures; `pictures` says where each stands in the prompt. Throws ArgumentError: nothing has been
+  /// watched, or tokens that have not been.
+  std::vector<Heat> heat(std::span<const PreparedPrompt::Picture> pictures, std::span<const Tokens> stretches) const;
+  Heat heat(std::span<const PreparedPrompt::Picture> pictures, std::size_t begin, std::size_t end) const {
+    const Tokens tokens{begin, end};
+    return std::move(heat(pictures, std::span(&tokens, 1)).front());
+  }
 
  private:
   struct Record;

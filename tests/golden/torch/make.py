@@ -50,6 +50,7 @@ save("training_run", {"epoch": 3, "best": 0.5, "note": "x", "seed": 2**80, "step
                       "optimizer": {"state": {0: {"exp_avg": torch.full((2, 3), 0.5)}}, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.95), "params": [0]}]},
                       "shape": torch.Size([2, 3]), "dtype": torch.float16, "device": torch.device("cpu"), "raw": b"bytes", "set": {1, 2},
                       "milestones": collections.Counter({3: 1}), "nothing": None})
+save("six_dimensions", {"a": torch.arange(16.0).reshape(2, 1, 2, 1, 2, 2).permute(5, 1, 2, 3, 4, 0)})
 
 # What is to be refused.
 class Runs:
@@ -63,7 +64,7 @@ save("before_1_6", {"a": torch.ones(2)}, expected=False, _use_new_zipfile_serial
 save("one_tensor", torch.ones(2), expected=False)
 save("complex", {"a": torch.ones(2, dtype=torch.complex64)}, expected=False)
 save("sparse", {"a": torch.eye(2).to_sparse()}, expected=False)
-save("six_dimensions", {"a": torch.ones(1, 1, 1, 1, 1, 1)}, expected=False)
+save("nine_dimensions", {"a": torch.ones(1, 1, 1, 1, 1, 1, 1, 1, 1)}, expected=False)
 torch.jit.script(torch.nn.Linear(2, 2)).save(f"{out}/torchscript.pt")
 
 

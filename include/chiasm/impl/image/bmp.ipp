@@ -48,7 +48,7 @@ inline std::vector<std::uint8_t> bmp_unpack(const ImageBytes& file, std::size_t 
   return pixels;
 }
 
-inline DecodedImage decode_bmp(const ImageBytes& file, bool keep_alpha) {
+inline DecodedImage decode_bmp(const ImageBytes& file) {
   enum : std::uint32_t { plain = 0, rle8 = 1, rle4 = 2, bitfields = 3 };
   std::size_t data = file.le32(10);
   const std::size_t header = file.le32(14);
@@ -87,6 +87,7 @@ inline DecodedImage decode_bmp(const ImageBytes& file, bool keep_alpha) {
       alpha_mask = 0xFF000000;
   }
   ImagePalette palette;
+  bool indexed = false;
   if (bits <= 8) {
     const std::size_t entry = header == 12 ? 3 : 4;
     if (colours == 0) colours = 1u << bits;
@@ -95,7 +96,7 @@ inline DecodedImage decode_bmp(const ImageBytes& file, bool keep_alpha) {
     std::size_t i = 0;
     for (; i < std::min<std::size_t>(colours, 256) && at + entry * i + 3 <= file.size; ++i)
       for (std::size_t c = 0; c < 3; ++c) palette.colours[i][c] = file.data[at + entry * i + 2 - c];
-    palette.complete_gray(i);
+    indexed = !palette.complete_gray(i) || i == 2;
     at += entry * colours;
   }
   if (data == 0) data = at;
@@ -126,7 +127,7 @@ inline DecodedImage decode_bmp(const ImageBytes& file, bool keep_alpha) {
   Image image(static_cast<int>(width), static_cast<int>(height));
   std::vector<std::uint8_t> alpha;
   const std::size_t alpha_byte = static_cast<std::size_t>(std::countr_zero(alpha_mask | 0x80000000u)) / 8;
-  if (keep_alpha && bits == 32 && alpha_mask != 0 && alpha_mask == 0xFFu << 8 * alpha_byte) alpha.resize(columns * rows);
+  if (bits == 32 && alpha_mask != 0 && alpha_mask == 0xFFu << 8 * alpha_byte) alpha.resize(columns * rows);
   for (std::size_t y = 0; y < rows; ++y) {
     const std::uint8_t* from = pixels + stride * y;
     std::uint8_t* to = image.row(static_cast<int>(top_down ? y : rows - 1 - y));
@@ -148,6 +149,7 @@ inline DecodedImage decode_bmp(const ImageBytes& file, bool keep_alpha) {
       }
     }
   }
+  image.set_indexed(indexed);
   return {std::move(image), 1, std::move(alpha)};
 }
 

@@ -37,7 +37,7 @@ struct ImageBytes : FileBytes {
 struct DecodedImage {
   Image image;
   int orientation = 1;              // EXIF tag 274
-  std::vector<std::uint8_t> alpha;  // a byte per pixel; empty where all is opaque
+  std::vector<std::uint8_t> alpha;  // a byte per pixel; empty where the file has no such channel
 };
 
 }  // namespace chiasm

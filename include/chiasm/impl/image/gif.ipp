@@ -75,7 +75,8 @@ inline std::size_t gif_unpack(const ImageBytes& file, std::size_t at, std::uint8
   return written;
 }
 
-inline DecodedImage decode_gif(const ImageBytes& file, bool keep_alpha) {
+/// `palette_alpha`: fill DecodedImage::alpha.
+inline DecodedImage decode_gif(const ImageBytes& file, bool palette_alpha) {
   std::int64_t width = file.le16(6), height = file.le16(8);
   ImagePalette palette = ImagePalette::gray();
   std::optional<std::uint8_t> transparent;
@@ -118,7 +119,7 @@ inline DecodedImage decode_gif(const ImageBytes& file, bool keep_alpha) {
   if (const auto& colour = palette.colours[fill]; colour != std::array<std::uint8_t, 3>{} && (columns < width || rows < height))
     for (std::size_t i = 0; i < image.pixels().size(); i += 3) std::copy_n(colour.data(), 3, image.pixels().data() + i);
   std::vector<std::uint8_t> alpha;
-  if (keep_alpha && transparent) alpha.resize(static_cast<std::size_t>(width * height));
+  if (palette_alpha && transparent) alpha.resize(static_cast<std::size_t>(width * height));
   const std::uint8_t* number = numbers.data();
   static constexpr int interlace[][2] = {{0, 8}, {4, 8}, {2, 4}, {1, 2}};
   static constexpr int straight[][2] = {{0, 1}};
@@ -131,6 +132,7 @@ inline DecodedImage decode_gif(const ImageBytes& file, bool keep_alpha) {
       }
     }
   if (transparent && alpha.empty()) image.set_transparent(palette.colours[*transparent]);
+  image.set_indexed(palette.colours != ImagePalette::gray().colours);
   return {std::move(image), 1, std::move(alpha)};
 }
 

@@ -38,10 +38,12 @@ struct ImagePalette {
     for (std::size_t i = 0; i < 256; ++i) ramp.colours[i].fill(static_cast<std::uint8_t>(i));
     return ramp;
   }
-  /// Where the first `count` entries are their own numbers, Pillow takes the picture as gray: no entry is left out then.
-  void complete_gray(std::size_t count) {
+  /// Where the first `count` entries are their own numbers, Pillow takes the picture as gray: no entry is left out then. Whether it is so.
+  bool complete_gray(std::size_t count) {
     const ImagePalette ramp = gray();
-    if (std::equal(colours.begin(), colours.begin() + static_cast<std::ptrdiff_t>(count), ramp.colours.begin())) *this = ramp;
+    const bool is_gray = std::equal(colours.begin(), colours.begin() + static_cast<std::ptrdiff_t>(count), ramp.colours.begin());
+    if (is_gray) *this = ramp;
+    return is_gray;
   }
 };
 
@@ -191,8 +193,8 @@ inline std::optional<std::array<std::uint8_t, 3>> png_transparent(const PngHeade
   return palette.colours[static_cast<std::size_t>(entry - chunk.data)];
 }
 
-/// `keep_alpha`: fill DecodedImage::alpha, and take a single transparent colour as the file means it, before the change to RGB.
-inline DecodedImage decode_png(const ImageBytes& file, bool keep_alpha) {
+/// `palette_alpha`: DecodedImage::alpha of a palette's entries, too, and a single transparent colour as the file means it, before the change to RGB.
+inline DecodedImage decode_png(const ImageBytes& file, bool palette_alpha) {
   const PngHeader png = png_header(file);
   ImagePalette palette;
   std::vector<std::uint8_t> packed;
@@ -261,7 +263,7 @@ inline DecodedImage decode_png(const ImageBytes& file, bool keep_alpha) {
   entries.fill(255);
   if (transparency) std::copy_n(transparency->data, std::min<std::size_t>(transparency->size, 256), entries.data());
   std::vector<std::uint8_t> alpha;
-  if (keep_alpha && (png.colour >= 4 || (png.colour == 3 && transparency))) alpha.resize(std::size_t{png.width} * png.height);
+  if (png.colour >= 4 || (palette_alpha && png.colour == 3 && transparency)) alpha.resize(std::size_t{png.width} * png.height);
   const std::size_t pixel_bytes = std::max<std::size_t>(png.depth * png.channels() / 8, 1);
   std::uint8_t* row = rows.data();
   for (const Pass& pass : passes) {
@@ -276,7 +278,8 @@ inline DecodedImage decode_png(const ImageBytes& file, bool keep_alpha) {
       if (!alpha.empty()) png_to_alpha(png, entries, row + 1, columns, alpha.data() + y * png.width + pass.x, pass.dx);
     }
   }
-  if (transparency && alpha.empty()) image.set_transparent(png_transparent(png, palette, *transparency, !keep_alpha));
+  if (transparency && alpha.empty()) image.set_transparent(png_transparent(png, palette, *transparency, !palette_alpha));
+  image.set_indexed(png.colour == 3 || (png.colour == 0 && png.depth == 1));
   return {std::move(image), exif ? *exif : profile ? *profile : xmp.value_or(1), std::move(alpha)};
 }
 

@@ -83,6 +83,7 @@ inline DecodedImage decode_pnm(const ImageBytes& file) {
         std::fill_n(to + 3 * x, 3, level);
     }
   }
+  image.set_indexed(bitmap);
   return {std::move(image), 1, {}};
 }
 

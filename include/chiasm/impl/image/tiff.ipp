@@ -146,7 +146,7 @@ inline TiffFile scan_tiff(const ImageBytes& file) {
   return tiff;
 }
 
-inline DecodedImage decode_tiff(const ImageBytes& file, bool keep_alpha) {
+inline DecodedImage decode_tiff(const ImageBytes& file) {
   const TiffFile tiff = scan_tiff(file);
   const auto columns = static_cast<std::size_t>(tiff.width), rows = static_cast<std::size_t>(tiff.height), samples = static_cast<std::size_t>(tiff.samples);
   const std::size_t stride = (columns * samples * tiff.bits + 7) / 8;
@@ -155,7 +155,7 @@ inline DecodedImage decode_tiff(const ImageBytes& file, bool keep_alpha) {
   Image image(static_cast<int>(columns), static_cast<int>(rows));
   std::vector<std::uint8_t> alpha;
   const bool has_alpha = samples % 2 == 0 && tiff.has_extra && tiff.extra != 0;
-  if (keep_alpha && has_alpha) alpha.resize(columns * rows);
+  if (has_alpha) alpha.resize(columns * rows);
   ImagePalette palette = ImagePalette::gray();
   if (tiff.photometric == 3)
     for (std::size_t i = 0; i < std::size_t{1} << tiff.bits; ++i)
@@ -205,6 +205,7 @@ inline DecodedImage decode_tiff(const ImageBytes& file, bool keep_alpha) {
       }
     }
   }
+  image.set_indexed(tiff.photometric == 3 || tiff.bits == 1);
   return {std::move(image), tiff.orientation, std::move(alpha)};
 }
 

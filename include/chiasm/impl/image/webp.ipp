@@ -102,7 +102,7 @@ inline WebpFile scan_webp(const ImageBytes& file) {
   return webp;
 }
 
-inline DecodedImage decode_webp(const ImageBytes& file, bool keep_alpha) {
+inline DecodedImage decode_webp(const ImageBytes& file) {
   const WebpFile webp = scan_webp(file);
   Image image(static_cast<int>(webp.width), static_cast<int>(webp.height));
   std::vector<std::uint8_t> alpha, rgba;
@@ -111,7 +111,7 @@ inline DecodedImage decode_webp(const ImageBytes& file, bool keep_alpha) {
   if (!WebPInitDecoderConfig(&config)) throw UnsupportedError(file.name + ": WebP: libwebp is not the one that chiasm was compiled with");
   config.output.is_external_memory = 1;
   WebPRGBABuffer& buffer = config.output.u.RGBA;
-  if (keep_alpha && webp.has_alpha) {
+  if (webp.has_alpha) {
     rgba.resize(columns * rows * 4);
     config.output.colorspace = MODE_RGBA;
     buffer = {rgba.data(), static_cast<int>(columns * 4), rgba.size()};
@@ -145,7 +145,9 @@ inline DecodedImage decode_webp(const ImageBytes& file, bool keep_alpha) {
 }  // namespace detail
 
 inline Image decode_webp(std::span<const std::byte> bytes, const std::string& name) {
-  return std::move(detail::decode_webp({{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), name}}, false).image);
+  detail::DecodedImage decoded = detail::decode_webp({{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), name}});
+  decoded.image.set_alpha(std::move(decoded.alpha));
+  return std::move(decoded.image);
 }
 
 }  // namespace chiasm
