@@ -74,7 +74,8 @@ TEST_CASE("a conversation becomes the reference's prompt") {
   for (const char* const name : {"llava_mistral", "llava_next_llama_v5", "llava15_modern_keys", "llava_qwen2_multilayer"}) {
     const std::string folder = test_data(std::string("cases/") + name);
     const chiasm::Pipeline vlm = chiasm::load(folder + "/model");
-    for (const auto& input : read(folder + "/case.json").at("inputs")) {
+    const auto description = read(folder + "/case.json");
+    for (const auto& input : description.at("inputs")) {
       std::vector<chiasm::Message> messages;
       for (const auto& message : input.at("messages")) {
         chiasm::Prompt content;
@@ -253,6 +254,7 @@ TEST_CASE("weights converted while loading give the same tokens where they must"
   const std::string expected = chiasm::load(model).generate({image, "What is it?"}, exactly(12));
   CHECK(chiasm::load(model, {.weights = chiasm::WeightKind::f32}).generate({image, "What is it?"}, exactly(12)) == expected);
   CHECK_FALSE(chiasm::load(model, {.weights = chiasm::WeightKind::bf16, .compute = chiasm::Compute::bf16}).generate({image, "What is it?"}, exactly(12)).empty());
+  CHECK_FALSE(chiasm::load(model, {.weights = chiasm::WeightKind::i8, .compute = chiasm::Compute::i8}).generate({image, "What is it?"}, exactly(12)).empty());
 }
 
 TEST_CASE("zero-shot classification is a distribution over labels, and its mean prompts are the reference's embeddings") {

@@ -115,10 +115,10 @@ Steps step(Context& ctx, const LanguageModel& lm, View prompt, std::span<const T
 }
 
 void check_rows(Context& ctx, const LanguageModel& lm, View prompt) {
-  std::vector<TokenId> ids(2 * ctx.kernels().gemv_tokens + 3);
+  std::vector<TokenId> ids(2 * ctx.most_steps() + 3);
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<TokenId>((i * 7919 + 5) % std::min<std::size_t>(lm.vocab_size(), 60));
   const Steps alone = step(ctx, lm, prompt, ids, 1);
-  for (std::size_t together = 2; together <= ctx.kernels().gemv_tokens; ++together) {
+  for (std::size_t together = 2; together <= ctx.most_steps(); ++together) {
     INFO(together << " rows a pass");
     const Steps several = step(ctx, lm, prompt, ids, together);
     CHECK(same_bits(several.logits, alone.logits));
@@ -360,6 +360,25 @@ TEST_CASE("speculative: cancelled or interrupted by an exception, it goes on as 
   }
 }
 
+TEST_CASE("speculative: as many guesses as the passes' times make worth it") {
+  const std::vector<double> sure(7, 1.0), unlikely(7, 0.01);
+  generation::PassTimes flat(8);
+  CHECK(flat.best(sure) == 0);  // nothing is known
+  flat.record(1, 1e-3);
+  CHECK(flat.best(sure) == 1);  // no more than twice the rows so far
+  flat.record(2, 1.1e-3);
+  CHECK(flat.best(sure) == 3);
+  CHECK(flat.best(unlikely) == 0);
+
+  generation::PassTimes steep(8);
+  steep.record(1, 1e-3);
+  steep.record(2, 2.5e-3);
+  int passes = 0;
+  while (passes < 1000 && steep.best(sure) == 0) ++passes;
+  CHECK(passes > 20);  // then it is tried again
+  CHECK(passes < 100);
+}
+
 TEST_CASE("speculative: what is guessed right saves passes, and what is not costs none") {
   Context ctx({.threads = 1});
   HashLm lm(9, 4), bad(9, 77);
@@ -369,7 +388,7 @@ TEST_CASE("speculative: what is guessed right saves passes, and what is not cost
   options.draft = always(&lm, 3);
   const Story drafted = tell(ctx, lm, prompt, options, false);
   CHECK(drafted.times.decode_tokens == 119);
-  const std::size_t rows = std::min<std::size_t>(4, ctx.kernels().gemv_tokens);
+  const std::size_t rows = std::min<std::size_t>(4, ctx.most_steps());
   CHECK(drafted.times.decode_passes == (119 + rows - 1) / rows);
   CHECK(drafted.times.accepted_tokens == drafted.times.proposed_tokens);
 
@@ -377,16 +396,22 @@ TEST_CASE("speculative: what is guessed right saves passes, and what is not cost
   lm.pass_time = bad.pass_time = std::chrono::milliseconds(1);
   options.draft.reset();
   options.lookup.emplace();
-  const Story looked_up = tell(ctx, lm, prompt, options, false);
-  CHECK(looked_up.ids == drafted.ids);
-  CHECK(looked_up.times.accepted_tokens > 0);
-  CHECK(looked_up.times.decode_passes < 100);
+  // Times are measured: where other load on the machine made passes look slow, another answer tells.
+  bool saved = false, rested = false;
+  for (int i = 0; i < 20 && !saved; ++i) {
+    const Story looked_up = tell(ctx, lm, prompt, options, false);
+    CHECK(looked_up.ids == drafted.ids);
+    saved = looked_up.times.accepted_tokens > 0 && looked_up.times.decode_passes < 100;
+  }
+  CHECK(saved);
   options.lookup.reset();
   options.draft = &bad;
-  bad.passes = 0;
-  const Story slowed = tell(ctx, lm, prompt, options, false);
-  CHECK(slowed.ids == drafted.ids);
-  CHECK(bad.passes < 60);
+  for (int i = 0; i < 20 && !rested; ++i) {
+    bad.passes = 0;
+    CHECK(tell(ctx, lm, prompt, options, false).ids == drafted.ids);
+    rested = bad.passes < 60;
+  }
+  CHECK(rested);
   options.draft = Draft();
   CHECK_THROWS_AS(tell(ctx, lm, prompt, options, false), ArgumentError);
   options.draft.reset();
