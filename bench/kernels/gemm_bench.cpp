@@ -46,7 +46,7 @@ void gemm(benchmark::State& state, Isa isa, DType kind, std::size_t compute, dou
            tokens,
            depth,
            w.data,
-           depth * size_of(kind),
+           is_block_format(kind) ? panel_bytes(kind, depth) : depth * size_of(kind),
            0,
            panels,
            0,
@@ -123,6 +123,17 @@ int main(int argc, char** argv) {
             ->Args({128, 11264, 2048})
             ->Args({32, 2048, 2048});
       }
+      if (isa == Isa::amx && kind == DType::bf16)
+        for (const bool chained : {false, true})  // int8 tiles do twice as many
+          benchmark::RegisterBenchmark(chained ? "gemm_i8_chained/amx/q8_row" : "gemm_i8/amx/q8_row", [=](benchmark::State& s) { gemm(s, isa, DType::q8_row, 2, 2 * tiles, chained); })
+              ->ArgNames({"tokens", "outputs", "depth"})
+              ->Args({1024, 1024, 1024})
+              ->Args({577, 1024, 1024})
+              ->Args({577, 4096, 1024})
+              ->Args({577, 1024, 4096})
+              ->Args({512, 11264, 2048})
+              ->Args({512, 2048, 5632})
+              ->Args({128, 11264, 2048});
       auto* v =
           benchmark::RegisterBenchmark(("gemv/" + tier).c_str(), [=](benchmark::State& s) { gemv(s, isa, kind, bandwidth); });
       v->ArgNames({"tokens", "depth"})->Args({1, 2048})->Args({1, 5632})->Args({4, 2048})->Args({8, 2048})->MinTime(0.2);

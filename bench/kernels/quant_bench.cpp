@@ -1,4 +1,4 @@
-// Products with weights in block formats, as the layers of a 1.1B model ask for them (2048 wide, 5632 in the feed-forward part): GB/s of weights for few tokens,
+// Products with weights in bf16 and in block formats, as the layers of a 1.1B model ask for them (2048 wide, 5632 in the feed-forward part): GB/s of weights for few tokens,
 // beside what the memory gives in the same minute, GF/s for many, and GB/s of packing. Of several runs of each layer (each 16 MB of memory) the best counts, so that a machine with other work to do measures nearly the same.
 //   quant_bench [kind ...]      CHIASM_THREADS and CHIASM_ISA as ever
 #include "kernels/peak.hpp"
@@ -85,7 +85,7 @@ struct Model {
         const auto memory = std::make_shared<BasicTensor<std::byte>>(Shape{w.bytes()}, pool);
         std::memcpy(memory->data(), w.data(), w.bytes());
         bytes += w.bytes();
-        return Weight("w", type, w.shape(), memory->data(), memory, "random", Layout::panels);
+        return Weight("w", type, w.shape(), memory->data(), memory, "random", w.layout());
       };
       layers.push_back({copy(packed[0]), copy(packed[1]), copy(packed[2]), copy(packed[3]), copy(packed[4])});
     }
@@ -125,15 +125,15 @@ int main(int argc, char** argv) {
   if (ctx.isa() == "amx") tiles = peak::flops(Isa::amx, true) * static_cast<double>(ctx.threads());
 #endif
   std::printf("%s, %zu threads; bf16 tiles at most %.0f GF/s\n", std::string(ctx.isa()).c_str(), ctx.threads(), tiles);
-  std::printf("%-8s %7s %7s | GB/s of weights (share of memory's) at 1, 2, 4, 8, 16 tokens, in f32 at 1 | GF/s (share of tiles') at 32, 128, 512 tokens\n", "", "packing",
+  std::printf("%-8s %7s %7s | GB/s of weights (share of memory's) at 1, 2, 4, 8, 16 tokens, and in f32 at 1, 4, 8, 16 | GF/s (share of tiles') at 32, 128, 512 tokens\n", "", "packing",
               "memory");
-  for (std::size_t k = float_kinds; k < weight_kinds; ++k) {
+  for (auto k = static_cast<std::size_t>(DType::bf16); k < weight_kinds; ++k) {
     const auto type = static_cast<DType>(k);
     bool wanted = argc < 2;
     for (int i = 1; i < argc; ++i) wanted = wanted || name(type) == argv[i];
     if (!wanted) continue;
     const Model model(ctx, type, std::size_t{400} << 20);
-    std::printf("%-8s %7.1f", std::string(name(type)).c_str(), 1e-9 * static_cast<double>(model.one) / model.packing);
+    std::printf("%-8s %7.1f", std::string(name(type)).c_str(), is_block_format(type) ? 1e-9 * static_cast<double>(model.one) / model.packing : 0);
     const double memory = memory_rate(ctx);
     std::printf(" %7.1f |", memory);
     const auto rate = [&](Context& with, std::size_t tokens) {
@@ -142,7 +142,8 @@ int main(int argc, char** argv) {
       std::fflush(stdout);
     };
     for (const std::size_t tokens : {1u, 2u, 4u, 8u, 16u}) rate(ctx, tokens);
-    rate(exact, 1);
+    std::printf(" f32:");
+    for (const std::size_t tokens : {1u, 4u, 8u, 16u}) rate(exact, tokens);
     std::printf(" |");
     for (const std::size_t tokens : {32u, 128u, 512u}) {
       constexpr double weights = 2560.0 * width + 1.0 * width * width + 3.0 * width * hidden;

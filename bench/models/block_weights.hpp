@@ -11,10 +11,10 @@
 
 namespace shapes {
 
-/// Kinds of files: all floats of a matrix are "f32", "f16" or "bf16"; "q8_0", "q4_0" and "q4_k_m" are what such files have for it.
+/// Kinds of files: all floats of a matrix are "f32", "f16" or "bf16", or loading makes them "q8_row"; "q8_0", "q4_0" and "q4_k_m" are what such files have for it.
 inline chiasm::DType format(const chiasm::DecoderConfig& c, std::string_view kind, std::string_view name, std::size_t layer, std::size_t columns, bool tied) {
   using chiasm::DType;
-  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0})
+  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q8_row})
     if (kind == chiasm::name(type)) return type;
   const bool mixed = kind == "q4_k_m";
   DType type = mixed ? DType::q4_k : DType::q4_0;
@@ -58,6 +58,7 @@ inline chiasm::Weights random_llama(const chiasm::DecoderConfig& c, std::string_
     const DType type = kind == "f32" ? DType::f32 : kind == "f16" ? DType::f16 : DType::bf16;
     return random_decoder(c, type, RandomWeights(1, period));
   }
+  if (kind == "q8_row") return random_llama(c, "bf16", tied).converting({.kind = WeightKind::i8});
   RandomWeights vectors(1, period);
   std::vector<Weight> matrices;
   ThreadPool pool;

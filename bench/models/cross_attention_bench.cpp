@@ -32,7 +32,8 @@ void block(benchmark::State& state, const std::string& name, const GatedCrossAtt
   };
   const Tensor media = filled(Shape{pictures, latents, c.media_width});
   const std::size_t rows = answers ? 1 : prompt;
-  Tensor kv = look.keys_values(ctx, media), x = filled(Shape{rows, c.hidden_size});
+  MediaKeysValues kv = look.keys_values(ctx, media);
+  Tensor x = filled(Shape{rows, c.hidden_size});
   std::vector<MediaRun> runs;
   for (std::size_t n = answers ? pictures - 1 : 0; n < pictures; ++n) runs.push_back({answers ? 1 : prompt / pictures, n, 1, false});
   const double seconds = measure::run(state, name, [&] {

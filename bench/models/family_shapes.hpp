@@ -4,6 +4,7 @@
 #include "shapes.hpp"
 #include "support/random_qformer.hpp"
 
+#include <chiasm/models/gpt_neox.hpp>
 #include <chiasm/models/mpt.hpp>
 #include <chiasm/models/opt.hpp>
 #include <chiasm/modules/gated_decoder.hpp>
@@ -45,6 +46,20 @@ inline chiasm::MptConfig mpt_1b(std::size_t layers) {
 inline chiasm::OptConfig opt_2_7b(std::size_t layers) {
   chiasm::OptConfig c;
   c.hidden_size = c.word_embed_proj_dim = 2560, c.ffn_dim = 10240, c.num_hidden_layers = layers, c.num_attention_heads = 32;
+  return c;
+}
+
+inline chiasm::OptConfig opt_1_3b() {
+  chiasm::OptConfig c;
+  c.hidden_size = c.word_embed_proj_dim = 2048, c.ffn_dim = 8192, c.num_hidden_layers = 24, c.num_attention_heads = 32;
+  return c;
+}
+
+/// Pythia-1.4B, arXiv:2304.01373. A quarter of each head turns.
+inline chiasm::GptNeoxConfig pythia_1_4b() {
+  chiasm::GptNeoxConfig c;
+  c.vocab_size = 50304, c.hidden_size = 2048, c.intermediate_size = 8192, c.num_hidden_layers = 24, c.num_attention_heads = 16;
+  c.rope.dim = 32, c.rope.max_position_embeddings = 2048;
   return c;
 }
 
@@ -163,6 +178,35 @@ inline chiasm::Weights random_opt(const chiasm::OptConfig& c, chiasm::DType dtyp
     linear(layer + "fc2", width, c.ffn_dim);
   }
   norm("final_layer_norm");
+  return random.weights();
+}
+
+inline chiasm::Weights random_gpt_neox(const chiasm::GptNeoxConfig& c, chiasm::DType dtype) {
+  RandomWeights random(1, period);
+  const std::size_t width = c.hidden_size;
+  const auto matrix = [&](const std::string& name, std::size_t out, std::size_t in) {
+    random.add(name + ".weight", chiasm::Shape{out, in}, 1 / std::sqrt(static_cast<double>(in)), 0, dtype);
+  };
+  const auto linear = [&](const std::string& name, std::size_t out, std::size_t in) {
+    matrix(name, out, in);
+    random.add(name + ".bias", chiasm::Shape{out}, 0.1);
+  };
+  const auto norm = [&](const std::string& name) {
+    random.add(name + ".weight", chiasm::Shape{width}, 0.1, 1);
+    random.add(name + ".bias", chiasm::Shape{width}, 0.1);
+  };
+  matrix("gpt_neox.embed_in", c.vocab_size, width);
+  for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
+    const std::string layer = "gpt_neox.layers." + std::to_string(i) + ".";
+    norm(layer + "input_layernorm");
+    linear(layer + "attention.query_key_value", 3 * width, width);
+    linear(layer + "attention.dense", width, width);
+    norm(layer + "post_attention_layernorm");
+    linear(layer + "mlp.dense_h_to_4h", c.intermediate_size, width);
+    linear(layer + "mlp.dense_4h_to_h", width, c.intermediate_size);
+  }
+  norm("gpt_neox.final_layer_norm");
+  matrix("embed_out", c.vocab_size, width);
   return random.weights();
 }
 

@@ -76,7 +76,7 @@ void decode(benchmark::State& state, const std::string& name, const Run& run) {
 const bool registered = [] {
   // One model at a time, so all of its work comes in a row.
   const auto add = [](const Run& run, const char* work, auto measured) {
-    const std::string name = run.model.name + "/" + work + "/weights:" + run.weights + "/compute:" + (run.compute == Compute::f32 ? "f32" : "bf16");
+    const std::string name = run.model.name + "/" + work + "/weights:" + run.weights + "/compute:" + std::string(chiasm::name(run.compute));
     benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { measured(state, name, run); })
         ->UseRealTime()->MinTime(measure::min_seconds)->Unit(benchmark::kMillisecond);
   };
@@ -89,6 +89,7 @@ const bool registered = [] {
   all(llama_1b, "f32", Compute::f32);
   all(llama_1b, "bf16", Compute::f32);
   for (const char* weights : {"bf16", "q8_0", "q4_0", "q4_k_m"}) all(llama_1b, weights, Compute::bf16);
+  all(llama_1b, "q8_row", Compute::i8);
   for (const char* weights : {"q8_0", "q4_0", "q4_k_m"}) all(qwen2, weights, Compute::bf16);
   for (const char* weights : {"q4_0", "q4_k_m"}) add({llama_7b, weights, Compute::bf16, 128}, "decode_128", decode);
   return true;

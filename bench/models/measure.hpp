@@ -29,8 +29,8 @@ inline Context& context(Compute compute) {
     options.compute = precision;
     return Context(pool, options);
   };
-  static Context f32 = make(Compute::f32), bf16 = make(Compute::bf16);
-  return compute == Compute::f32 ? f32 : bf16;
+  static Context f32 = make(Compute::f32), bf16 = make(Compute::bf16), i8 = make(Compute::i8);
+  return compute == Compute::f32 ? f32 : compute == Compute::bf16 ? bf16 : i8;
 }
 
 /// The model called `name`; `make` returns it as a unique_ptr. The one before goes first: two would not fit everywhere.
@@ -42,6 +42,7 @@ const Model& only(const std::string& name, Make make) {
     model.reset();
     context(Compute::f32).trim();
     context(Compute::bf16).trim();
+    context(Compute::i8).trim();
     model = make();
     held = name;
   }
@@ -69,7 +70,7 @@ double run(benchmark::State& state, const std::string& name, Work work) {
 
 /// "vit_b_224/encode/weights:bf16/compute:f32"
 inline std::string label(const std::string& work, DType weights, Compute compute) {
-  return work + "/weights:" + std::string(chiasm::name(weights)) + "/compute:" + (compute == Compute::f32 ? "f32" : "bf16");
+  return work + "/weights:" + std::string(chiasm::name(weights)) + "/compute:" + std::string(chiasm::name(compute));
 }
 
 inline void add_machine(benchmark::State& state, const Context& ctx) {
@@ -80,7 +81,7 @@ inline void add_machine(benchmark::State& state, const Context& ctx) {
 inline void add_flops(benchmark::State& state, Context& ctx, double flops, double seconds) {
   const chiasm::Isa isa = ctx.kernels().isa;
   const double rate = 1e-9 * flops / seconds;
-  const double limit = peak::flops(isa, isa == chiasm::Isa::amx && ctx.compute() == Compute::bf16) * static_cast<double>(ctx.threads());
+  const double of_one = peak::flops(isa, isa == chiasm::Isa::amx && ctx.compute() != Compute::f32), limit = of_one * static_cast<double>(ctx.threads()) * (ctx.compute() == Compute::i8 ? 2 : 1);
   state.counters["GF/s"] = rate;
   if (limit > 0) state.counters["%peak"] = 100 * rate / limit;
 }

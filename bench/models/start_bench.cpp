@@ -1,5 +1,5 @@
-// From nothing to the first token: a GGUF file that the system has read before, a prompt of 16 tokens. Once per process, for memory counts too: prints one line of
-// JSON for bench/peers/run.py.
+// From nothing to the first token: a GGUF file that the system has read before, a prompt of 16 tokens. Once per process, for memory counts too:
+// prints one line of JSON for bench/peers/run.py. With a second folder, from and to a cache of packed weights there.
 #include <chiasm/core/context.hpp>
 #include <chiasm/pipelines/pipeline.hpp>
 
@@ -23,16 +23,19 @@ double memory(const std::string& field) {
 
 int main(int argc, char** argv) {
   using namespace chiasm;
-  if (argc != 2) {
-    std::fputs("start_bench FILE.gguf\n", stderr);
+  if (argc < 2 || argc > 3) {
+    std::fputs("start_bench FILE.gguf [PACKED_CACHE]\n", stderr);
     return 2;
   }
   try {
     const double before = memory("VmRSS");
     const auto begin = std::chrono::steady_clock::now();
+    const auto since = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
     LoadOptions options;
     options.compute = Compute::bf16;
+    if (argc == 3) options.packed_cache = argv[2];
     const Pipeline pipeline = load(argv[1], options);
+    const double loaded = since();
     const LanguageModel& lm = pipeline.language_model();
     Context ctx = pipeline.new_context();
     KvCache cache = lm.new_cache();
@@ -40,8 +43,8 @@ int main(int argc, char** argv) {
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<TokenId>(1 + i * 7919 % 31000);
     const Tensor hidden = lm.forward(ctx, lm.embed(ctx, ids), cache);
     const Tensor logits = lm.logits(ctx, hidden.slice(ids.size() - 1, 1));
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    std::printf("{\"seconds\": %f, \"memory\": %.0f, \"file\": %ju, \"logit\": %g}\n", seconds, memory("VmHWM") - before,
+    const double seconds = since();
+    std::printf("{\"seconds\": %f, \"loaded\": %f, \"memory\": %.0f, \"file\": %ju, \"logit\": %g}\n", seconds, loaded, memory("VmHWM") - before,
                 static_cast<std::uintmax_t>(std::filesystem::file_size(argv[1])), static_cast<double>(logits.data()[0]));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -7,6 +7,11 @@ namespace {
 
 using namespace chiasm;
 
+/// Weights in bytes are made as loading makes them.
+Weights in(DType weights, Weights (*random)(const VitConfig&, DType), const VitConfig& c) {
+  return weights == DType::q8_row ? random(c, DType::bf16).converting({.kind = WeightKind::i8}) : random(c, weights);
+}
+
 struct Encoder {
   Vit vit;
   Projector projector;
@@ -20,10 +25,11 @@ Tensor picture(Context& ctx, const VitConfig& c) {
 
 void llava(benchmark::State& state, const std::string& name, DType weights, Compute compute) {
   const VitConfig c = shapes::vit_l_336();
-  constexpr std::size_t width = 4096;
+  static constexpr std::size_t width = 4096;
   const Encoder& encoder = measure::only<Encoder>("vit_l_336/" + std::string(chiasm::name(weights)), [&] {
-    return std::make_unique<const Encoder>(Encoder{Vit(shapes::random_vit(c, weights), c),
-                                                   Projector(shapes::random_projector(c.hidden_size, width, weights), c.hidden_size, width, Activation::gelu, true)});
+    return std::make_unique<const Encoder>(Encoder{Vit(in(weights, shapes::random_vit, c), c),
+                                                   Projector(in(weights, [](const VitConfig& v, DType dtype) { return shapes::random_projector(v.hidden_size, width, dtype); }, c), c.hidden_size,
+                                                             width, Activation::gelu, true)});
   });
   Context& ctx = measure::context(compute);
   const Tensor pixels = picture(ctx, c);
@@ -39,7 +45,7 @@ void llava(benchmark::State& state, const std::string& name, DType weights, Comp
 }
 
 void tower(benchmark::State& state, const std::string& name, DType weights, Compute compute, const std::string& model, const VitConfig& c) {
-  const Vit& vit = measure::only<Vit>(model + "/" + std::string(chiasm::name(weights)), [&] { return std::make_unique<const Vit>(shapes::random_vit(c, weights), c); });
+  const Vit& vit = measure::only<Vit>(model + "/" + std::string(chiasm::name(weights)), [&] { return std::make_unique<const Vit>(in(weights, shapes::random_vit, c), c); });
   Context& ctx = measure::context(compute);
   const Tensor pixels = picture(ctx, c);
   const double seconds = measure::run(state, name, [&] { benchmark::DoNotOptimize(vit(ctx, pixels).data()); });  // (1, T, D)
@@ -56,7 +62,8 @@ void vit_g(benchmark::State& state, const std::string& name, DType weights, Comp
 
 const bool registered = [] {
   const auto add = [](const std::string& work, void (*run)(benchmark::State&, const std::string&, DType, Compute)) {
-    for (const auto& [weights, compute] : {std::pair(DType::f32, Compute::f32), std::pair(DType::bf16, Compute::f32), std::pair(DType::bf16, Compute::bf16)}) {
+    for (const auto& [weights, compute] : {std::pair(DType::f32, Compute::f32), std::pair(DType::bf16, Compute::f32), std::pair(DType::bf16, Compute::bf16),
+                                          std::pair(DType::q8_row, Compute::i8)}) {
       const std::string name = measure::label(work, weights, compute);
       benchmark::RegisterBenchmark(name.c_str(), run, name, weights, compute)->UseRealTime()->MinTime(measure::min_seconds)->Unit(benchmark::kMillisecond);
     }

@@ -351,6 +351,7 @@ def main():
     parser.add_argument("--peers", default="", metavar="REGEX", help="only peers whose name matches, such as 'OpenVINO|llama' or 'int8'")
     parser.add_argument("--list", action="store_true", help="print the rows' names and end")
     parser.add_argument("--programs", action="store_true", help="print the programs of bench/ that the rows want, and end")
+    parser.add_argument("--engines", action="store_true", help="print the engines that the rows want, and end")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     parser.add_argument("--bench", default=str(ROOT / "build/release/bench"), metavar="FOLDER", help="where the programs of bench/models are")
@@ -373,6 +374,10 @@ def main():
         return
     if options.programs:
         print(" ".join(dict.fromkeys(["limits_bench", *(MODELS[row.model][1] for row in chosen)])))
+        return
+    if options.engines:
+        wanted = dict.fromkeys(engine for row in chosen for engine, kind in row.peers if re.search(options.peers, f"{engine} {kind}"))
+        print("\n".join(wanted))
         return
     if not chosen:
         parser.error(f"no row matches {options.rows!r}; --list names them")

@@ -5,13 +5,16 @@ cd "$(dirname "$0")/../.."
 here=bench/peers
 venv=$here/venv
 for argument in "$@"; do
-  case $argument in -h | --help | --list | --table*) exec python3 $here/run.py "$@" ;; esac
+  case $argument in -h | --help | --list | --programs | --engines | --table*) exec python3 $here/run.py "$@" ;; esac
 done
-if ! cat $here/requirements.txt $here/llama_cpp.sh | cmp -s - $venv/installed.txt; then
+if ! cmp -s $here/requirements.txt $venv/requirements.txt; then
   python3 -m venv $venv
   $venv/bin/python -m pip install --quiet --requirement $here/requirements.txt
+  cp $here/requirements.txt $venv/requirements.txt
+fi
+if python3 $here/run.py --engines "$@" | grep -q llama.cpp && ! cmp -s $here/llama_cpp.sh $venv/llama_cpp.sh; then
   sh $here/llama_cpp.sh $venv
-  cat $here/requirements.txt $here/llama_cpp.sh > $venv/installed.txt
+  cp $here/llama_cpp.sh $venv/llama_cpp.sh
 fi
 cmake --preset release > /dev/null
 cmake --build --preset release --target $($venv/bin/python $here/run.py --programs "$@")

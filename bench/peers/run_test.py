@@ -121,6 +121,8 @@ class Tables(unittest.TestCase):
     def test_lists_take_a_pattern(self):
         self.assertEqual(self.printed("--list", "--rows", "llama_7b").split(), ["llama_7b/decode_128/q4_0", "llama_7b/decode_128/q4_k_m"])
         self.assertEqual(self.printed("--programs", "--rows", "llama_7b|vit_b").split(), ["limits_bench", "vit_bench", "llama_bench"])
+        self.assertEqual(self.printed("--engines", "--rows", "qformer").splitlines(), ["PyTorch"])
+        self.assertEqual(self.printed("--engines", "--rows", "vit_b_224/encode/bf16$", "--peers", "int8| f16").splitlines(), ["OpenVINO", "ONNX Runtime", "llama.cpp"])
 
 
 class Results(unittest.TestCase):
