@@ -97,13 +97,13 @@ struct Options {
     app.add_option("--mmproj", mmproj, "GGUF file with the vision tower of a GGUF model (by default the one beside it that fits)")->check(CLI::ExistingFile);
     app.add_option("--threads", threads, "Threads (0: CHIASM_THREADS, or else all processors)")->capture_default_str()->check(CLI::Range(0, 1024));
     app.add_option("--isa", isa, "Kernels: scalar, portable, avx2, avx512, amx (empty: CHIASM_ISA, or else the best)");
-    app.add_option("--weights", weights, "Convert weights while loading: q8 and q4 quantise matrices to 8.5 and 4.5 bits a number")
+    app.add_option("--weights", weights, "Convert weights while loading: q8 and q4 quantise matrices to 8.5 and 4.5 bits a number, i8 to bytes with a scale a row")
         ->capture_default_str()
-        ->check(CLI::IsMember({"keep", "f32", "bf16", "q8", "q4"}));
-    app.add_option("--compute", compute, "Precision inside matrix products: bf16 is faster where the processor has AMX")
+        ->check(CLI::IsMember({"keep", "f32", "bf16", "q8", "q4", "i8"}));
+    app.add_option("--compute", compute, "Precision inside matrix products: bf16 is faster where the processor has AMX, and i8, with --weights i8, faster still")
         ->capture_default_str()
-        ->check(CLI::IsMember({"f32", "bf16"}));
-    app.add_option("--kv", kv, "Keys and values of what was read: auto is bf16 under --compute bf16, else f32; q8 takes a quarter of f32's memory")
+        ->check(CLI::IsMember({"f32", "bf16", "i8"}));
+    app.add_option("--kv", kv, "Keys and values of what was read: auto is f32 under --compute f32, else bf16; q8 takes a quarter of f32's memory")
         ->capture_default_str()
         ->check(CLI::IsMember({"auto", "f32", "bf16", "q8"}));
     app.add_option("--packed-cache", packed_cache, "Folder where converted weights are kept: the next start takes them from there");
@@ -157,8 +157,8 @@ struct Options {
   chiasm::LoadOptions loading(Progress& progress, bool sees = true) const {
     chiasm::LoadOptions options;
     using Kind = chiasm::WeightKind;
-    options.weights = weights == "q4" ? Kind::q4 : weights == "q8" ? Kind::q8 : weights == "bf16" ? Kind::bf16 : weights == "f32" ? Kind::f32 : Kind::keep;
-    options.compute = compute == "bf16" ? chiasm::Compute::bf16 : chiasm::Compute::f32;
+    options.weights = weights == "q4" ? Kind::q4 : weights == "i8" ? Kind::i8 : weights == "q8" ? Kind::q8 : weights == "bf16" ? Kind::bf16 : weights == "f32" ? Kind::f32 : Kind::keep;
+    options.compute = compute == "i8" ? chiasm::Compute::i8 : compute == "bf16" ? chiasm::Compute::bf16 : chiasm::Compute::f32;
     using Kv = chiasm::KvKind;
     options.kv = kv == "q8" ? Kv::q8 : kv == "bf16" ? Kv::bf16 : kv == "f32" ? Kv::f32 : Kv::automatic;
     options.threads = threads;

@@ -22,11 +22,15 @@ struct Mode {
   const char* name;
   chiasm::WeightKind weights;
   chiasm::Compute compute;
+  chiasm::KvKind kv = chiasm::KvKind::automatic;
 };
 inline constexpr Mode exact = {"f32", chiasm::WeightKind::f32, chiasm::Compute::f32};
 inline constexpr Mode modes[] = {{"bf16", chiasm::WeightKind::bf16, chiasm::Compute::f32}, {"bf16, compute bf16", chiasm::WeightKind::bf16, chiasm::Compute::bf16},
                                  {"q8", chiasm::WeightKind::q8, chiasm::Compute::f32},     {"q8, compute bf16", chiasm::WeightKind::q8, chiasm::Compute::bf16},
-                                 {"q4", chiasm::WeightKind::q4, chiasm::Compute::f32},     {"q4, compute bf16", chiasm::WeightKind::q4, chiasm::Compute::bf16}};
+                                 {"q4", chiasm::WeightKind::q4, chiasm::Compute::f32},     {"q4, compute bf16", chiasm::WeightKind::q4, chiasm::Compute::bf16},
+                                 {"i8", chiasm::WeightKind::i8, chiasm::Compute::f32},     {"i8, compute i8", chiasm::WeightKind::i8, chiasm::Compute::i8},
+                                 {"f32, kv bf16", chiasm::WeightKind::f32, chiasm::Compute::f32, chiasm::KvKind::bf16},
+                                 {"f32, kv q8", chiasm::WeightKind::f32, chiasm::Compute::f32, chiasm::KvKind::q8}};
 
 /// A model and what it is shown.
 struct Subject {
@@ -42,6 +46,23 @@ struct Seen {
   std::size_t width = 0;
   std::vector<float> states;
   std::vector<std::size_t> tokens;
+  std::vector<double> leads;  // of each token's score before the next best, in standard deviations of all scores
+
+  void choose(const chiasm::Tensor& logits) {
+    for (std::size_t t = 0; t < logits.rows(); ++t) {
+      const float* const scores = logits.row(t);
+      const std::size_t count = logits.columns(), best = static_cast<std::size_t>(std::max_element(scores, scores + count) - scores);
+      double sum = 0, squares = 0, second = -1e300;
+      for (std::size_t i = 0; i < count; ++i) {
+        const double score = static_cast<double>(scores[i]);
+        sum += score, squares += score * score;
+        if (i != best) second = std::max(second, score);
+      }
+      const double mean = sum / static_cast<double>(count), spread = std::sqrt(std::max(squares / static_cast<double>(count) - mean * mean, 1e-30));
+      tokens.push_back(best);
+      leads.push_back((static_cast<double>(scores[best]) - second) / spread);
+    }
+  }
 };
 
 /// The final hidden states of each prompt and of the tokens that follow it, in f32's choice: `follow[i]` after prompt i, made here where it is not there yet.
@@ -49,6 +70,7 @@ inline Seen look(const Subject& subject, const Mode& mode, std::vector<std::vect
   chiasm::LoadOptions loading;
   loading.weights = mode.weights;
   loading.compute = mode.compute;
+  loading.kv = mode.kv;
   Seen seen;
   const auto take = [&](const chiasm::Tensor& states) {
     seen.width = states.columns();
@@ -62,7 +84,7 @@ inline Seen look(const Subject& subject, const Mode& mode, std::vector<std::vect
     const chiasm::Tensor logits = encoder.logits(ctx, images, texts);
     take(images);
     take(texts);
-    for (std::size_t i = 0; i < logits.rows(); ++i) seen.tokens.push_back(static_cast<std::size_t>(std::max_element(logits.row(i), logits.row(i) + logits.columns()) - logits.row(i)));
+    seen.choose(logits);
     return seen;
   }
   const chiasm::Pipeline pipeline = chiasm::load(subject.model, loading);
@@ -84,16 +106,31 @@ inline Seen look(const Subject& subject, const Mode& mode, std::vector<std::vect
       const chiasm::Tensor inputs = prompted ? prompt.embeddings.clone() : lm.embed(ctx, follow[i]);
       const chiasm::Tensor states = lm.forward(ctx, inputs, cache), logits = lm.logits(ctx, states);
       take(states);
-      for (std::size_t t = 0; t < logits.rows(); ++t) seen.tokens.push_back(static_cast<std::size_t>(std::max_element(logits.row(t), logits.row(t) + logits.columns()) - logits.row(t)));
+      seen.choose(logits);
     }
   }
   return seen;
 }
 
 struct Agreement {
-  double mean_cosine = 0, least_cosine = 1;  // of rows of states
-  std::size_t same = 0, tokens = 0;          // next tokens
+  double mean_cosine = 0, least_cosine = 1;        // of rows of states
+  std::size_t rows = 0;
+  std::size_t same = 0, tokens = 0;                // next tokens
+  std::size_t same_of_clear = 0, clear_tokens = 0;  // those of them where f32's choice is clear
+
+  /// That of several subjects.
+  void add(const Agreement& other) {
+    const std::size_t all = rows + other.rows;
+    if (all > 0) mean_cosine = (mean_cosine * static_cast<double>(rows) + other.mean_cosine * static_cast<double>(other.rows)) / static_cast<double>(all);
+    least_cosine = std::min(least_cosine, other.least_cosine);
+    rows = all;
+    same += other.same, tokens += other.tokens;
+    same_of_clear += other.same_of_clear, clear_tokens += other.clear_tokens;
+  }
 };
+
+/// A choice is clear that leads by so much of the scores' standard deviation.
+inline constexpr double clear_lead = 0.25;
 
 inline Agreement compare(const Seen& one, const Seen& other) {
   Agreement agreement;
@@ -108,9 +145,39 @@ inline Agreement compare(const Seen& one, const Seen& other) {
     agreement.mean_cosine += cosine / static_cast<double>(rows);
     agreement.least_cosine = std::min(agreement.least_cosine, cosine);
   }
+  agreement.rows = rows;
   agreement.tokens = one.tokens.size();
-  for (std::size_t t = 0; t < one.tokens.size(); ++t) agreement.same += one.tokens[t] == other.tokens[t];
+  for (std::size_t t = 0; t < one.tokens.size(); ++t) {
+    const bool same = one.tokens[t] == other.tokens[t], clear = one.leads[t] >= clear_lead;
+    agreement.same += same;
+    agreement.clear_tokens += clear;
+    agreement.same_of_clear += same && clear;
+  }
   return agreement;
+}
+
+/// A model of the folder examples/, asked about the pictures there.
+inline Subject bundled_subject(const std::string& examples, const std::string& name) {
+  Subject subject{name, examples + "/models/" + name, {}};
+  if (name == "stories260k") {
+    for (const char* const begin : {"Once upon a time", "One day, a little girl", "Tom had a red ball"}) subject.prompts.push_back(chiasm::Prompt{begin});
+    return subject;
+  }
+  std::vector<chiasm::Image> pictures;
+  for (int i = 1; i <= 12; ++i) pictures.push_back(chiasm::load_image(examples + "/pictures/shapes-" + (i < 10 ? "0" : "") + std::to_string(i) + ".png"));
+  if (name == "shapes-clip") {
+    subject.images = std::move(pictures);
+    for (const char* const shape : {"circle", "triangle", "square", "star"})
+      for (const char* const colour : {"red", "green", "blue", "yellow"}) subject.texts.push_back("a " + std::string(colour) + " " + shape);
+    return subject;
+  }
+  const chiasm::Pipeline vlm = chiasm::load(subject.model);
+  subject.turns = true;
+  for (const chiasm::Image& picture : pictures) {
+    subject.prompts.push_back(vlm.caption_prompt(picture));
+    subject.prompts.push_back(vlm.answer_prompt(picture, "How many objects are there?"));
+  }
+  return subject;
 }
 
 /// A folder with a case.json (tests/golden/cases, what dump_reference.py writes). Throws FileError, FormatError.

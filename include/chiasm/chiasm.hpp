@@ -65,6 +65,7 @@
 #include <chiasm/nn/relative_position_bias.hpp>
 #include <chiasm/nn/rope.hpp>
 #include <chiasm/nn/sampling.hpp>
+#include <chiasm/nn/self_attention.hpp>
 
 #include <chiasm/modules/config.hpp>
 #include <chiasm/modules/decoder.hpp>

@@ -113,6 +113,7 @@ struct TextBatch;
 struct PerceiverResamplerConfig;
 class PerceiverResampler;
 struct MediaRun;
+struct MediaKeysValues;
 struct MediaSight;
 struct GatedCrossAttentionConfig;
 class GatedCrossAttention;

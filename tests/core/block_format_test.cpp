@@ -12,10 +12,11 @@ using namespace chiasm;
 
 namespace {
 
+/// Those of files.
 std::vector<DType> block_formats() {
   std::vector<DType> formats;
   for (std::size_t i = 0; i < weight_kinds; ++i)
-    if (is_block_format(static_cast<DType>(i))) formats.push_back(static_cast<DType>(i));
+    if (is_block_format(static_cast<DType>(i)) && static_cast<DType>(i) != DType::q8_row) formats.push_back(static_cast<DType>(i));
   return formats;
 }
 

@@ -67,8 +67,8 @@ TEST_CASE("what dtype a tensor comes in") {
   CHECK(size_of(four) == 18);
   for (const DType stored : {DType::f32, DType::f16, DType::bf16, DType::f64, DType::f8_e4m3}) {
     const DType kept = stored == DType::f32 || stored == DType::f16 || stored == DType::bf16 ? stored : DType::f32;
-    for (const WeightKind kind : {WeightKind::q8, WeightKind::q4}) {
-      const DType blocks = kind == WeightKind::q8 ? DType::q8_0 : four;
+    for (const WeightKind kind : {WeightKind::q8, WeightKind::q4, WeightKind::i8}) {
+      const DType blocks = kind == WeightKind::q8 ? DType::q8_0 : kind == WeightKind::i8 ? DType::q8_row : four;
       CHECK(type_of(kind, {64, 64}, stored) == blocks);
       CHECK(type_of(kind, {7, 33}, stored) == blocks);
       CHECK(type_of(kind, {64, 31}, stored) == DType::bf16);
@@ -88,14 +88,16 @@ TEST_CASE("what dtype a tensor comes in") {
       for (const WeightUse use : {WeightUse::product, WeightUse::rows}) CHECK(type_of(kind, {64, 256}, stored, use) == stored);
     CHECK(type_of(WeightKind::f32, {64, 256}, stored) == DType::f32);
     CHECK(type_of(WeightKind::bf16, {64, 256}, stored) == DType::bf16);
+    CHECK(type_of(WeightKind::i8, {64, 256}, stored) == DType::q8_row);
+    CHECK(type_of(WeightKind::i8, {64, 256}, stored, WeightUse::rows) == stored);
   }
 }
 
 TEST_CASE("a conversion is the same in rows and in panels, on one thread and on many") {
   ThreadPool threads(3);
-  for (const DType type : {DType::q8_0, DType::q4_0, DType::iq4_nl, DType::bf16, DType::f16, DType::f32})
+  for (const DType type : {DType::q8_0, DType::q4_0, DType::iq4_nl, DType::q8_row, DType::bf16, DType::f16, DType::f32})
     for (const DType stored : {DType::f32, DType::bf16, DType::f16, DType::f64, DType::f8_e4m3, DType::q6_k})
-      for (const Shape shape : {Shape{1, 1}, Shape{16, 32}, Shape{17, 33}, Shape{40, 5000}, Shape{300, 96}, Shape{0, 64}}) {
+      for (const Shape& shape : {Shape{1, 1}, Shape{16, 32}, Shape{17, 33}, Shape{40, 5000}, Shape{300, 96}, Shape{0, 64}}) {
         if (stored == DType::q6_k && shape.size() == 0) continue;
         Weight weight = stored == DType::q6_k ? blocks::random(stored, shape[0], shape[1], 3) : random_weight("w", shape, DType::f32);
         std::vector<std::byte> bytes(shape.size() * size_of(stored));
@@ -194,4 +196,18 @@ TEST_CASE("a conversion of a large matrix stops in its middle") {
   other.join();
   if (!converted.empty()) CHECK(numbers(converted) == quantised(large, DType::q8_0));
   CHECK_THROWS_AS(convert(large, DType::q8_0, Layout::panels, &threads, cancel), Cancelled);
+}
+
+TEST_CASE("rows in an order are converted in that order") {
+  ThreadPool threads(3);
+  const Weight weight = random_weight("w", Shape{300, 96}, DType::bf16), of_blocks = blocks::random(DType::q4_0, 300, 96, 3);
+  std::vector<std::uint32_t> order(300);
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::uint32_t>(i * 7 % order.size());
+  for (const Weight* const stored : {&weight, &of_blocks})
+    for (const DType type : {DType::q4_0, DType::iq4_nl, DType::bf16, DType::f32})
+      for (const Layout layout : {Layout::rows, Layout::panels}) {
+        const Weight ordered = convert(*stored, type, layout, &threads, {}, &order), gathered = convert(stored->gather(order), type, layout);
+        CHECK(ordered.layout() == gathered.layout());
+        CHECK(std::memcmp(ordered.data(), gathered.data(), gathered.bytes()) == 0);
+      }
 }

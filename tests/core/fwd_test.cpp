@@ -33,7 +33,7 @@ static_assert(complete<Error, FileError, FormatError, WeightError, ConfigError, 
                        Embedding, PatchEmbedding, LayerNorm, RmsNorm, Mlp, GatedMlp, RopeConfig, Rope, KvCache, Sampler, Sequence,
                        LanguageModel, DecoderPass, DecoderSizes, DecoderStack, DecoderConfig, DecoderLayer, Decoder, EncoderLayerConfig, EncoderLayer, VitConfig, Vit,
                        TextTowerConfig, TextTower, Projector, DualEncoderModel, Clip, Siglip, LlamaConfig, Llama, MistralConfig,
-                       Mistral, Qwen2Config, Qwen2, OptConfig, Opt, MptConfig, Mpt, GptNeoxConfig, GptNeox, DistanceBias, RelativePositionBias, EncoderDecoder, T5Config, T5, LlavaConfig, Llava, QFormerConfig, QFormer, TextBatch, Blip2Config, Blip2, Blip2Itm, PerceiverResamplerConfig, PerceiverResampler, MediaRun, MediaSight, GatedCrossAttentionConfig,
+                       Mistral, Qwen2Config, Qwen2, OptConfig, Opt, MptConfig, Mpt, GptNeoxConfig, GptNeox, DistanceBias, RelativePositionBias, EncoderDecoder, T5Config, T5, LlavaConfig, Llava, QFormerConfig, QFormer, TextBatch, Blip2Config, Blip2, Blip2Itm, PerceiverResamplerConfig, PerceiverResampler, MediaRun, MediaSight, MediaKeysValues, GatedCrossAttentionConfig,
                        GatedCrossAttention, GatedLayers, GatedDecoder, IdeficsConfig, IdeficsText, Idefics, Prompt, Message, Demonstration, LoadOptions, ClipVision, OpenFlamingoConfig, OpenFlamingo, FlamingoFiles, FlamingoParts, GenerateOptions, PromptLookup, Draft, Reply,
                        Generation, Family, Pipeline, DualEncoder, Hit, VectorIndex, FlatIndex, ModelIdentity, PictureFile, PictureIndex, DemonstrationFile, FunctionRef<void()>, Callback<void()>>);
 

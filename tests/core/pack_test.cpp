@@ -42,6 +42,31 @@ TEST_CASE("pack: many panels on several threads") {
     const Weight w = blocks::random(type, 1000, 1024, 7);
     CHECK(same(pack(w, &pool).to_f32(), w.to_f32()));
   }
+  const Weight large = blocks::random(DType::q8_0, 9000, 1024, 8);  // several pieces a thread
+  const Weight packed = pack(large), parallel = pack(large, &pool);
+  CHECK(std::memcmp(packed.data(), parallel.data(), packed.bytes()) == 0);
+}
+
+TEST_CASE("pack takes rows in an order") {
+  ThreadPool pool(3);
+  for (const std::size_t rows : {17u, 600u}) {
+    std::vector<std::uint32_t> order(rows);
+    for (std::size_t i = 0; i < rows; ++i) order[i] = static_cast<std::uint32_t>(i * 7 % rows);
+    for (const DType type : {DType::q4_0, DType::q5_1, DType::q6_k}) {
+      const Weight w = blocks::random(type, rows, 1024, 9), packed = pack(w, &pool, &order), expected = pack(w.gather(order));
+      CHECK(std::memcmp(packed.data(), expected.data(), expected.bytes()) == 0);
+      CHECK_THROWS_AS(pack(expected, nullptr, &order), ShapeError);
+    }
+    const Weight w = blocks::random(DType::q4_0, rows, 64, 1);
+    order.back() = static_cast<std::uint32_t>(rows);
+    CHECK_THROWS_AS(pack(w, nullptr, &order), ShapeError);
+    order.pop_back();
+    CHECK_THROWS_AS(pack(w, nullptr, &order), ShapeError);
+  }
+  const float values[6] = {1, 2, 3, 4, 5, 6};
+  const Weight w("w", DType::f32, Shape{2, 3}, reinterpret_cast<const std::byte*>(values), {}, "none");
+  const std::vector<std::uint32_t> order = {1, 0};
+  CHECK(same(pack(w, nullptr, &order).to_f32(), w.gather(order).to_f32()));
 }
 
 TEST_CASE("panels have the blocks' size, but for scales of six bits") {

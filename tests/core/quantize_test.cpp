@@ -192,7 +192,59 @@ TEST_CASE("every instruction set writes the same bits") {
       quantize(type, x.data(), x.size(), reinterpret_cast<std::byte*>(other.data()));
       CHECK(plain == other);
     }
+  for (const char* const kind : {"normal", "heavy tails", "eighths", "mostly zero", "small weights"})
+    for (const std::size_t count : {5u, 300u, 9001u}) {
+      INFO("q8_row, " << kind << " " << count);
+      const std::vector<float> x = numbers(kind, count);
+      std::vector<std::uint8_t> plain(row_bytes(DType::q8_row, count)), other(plain.size());
+      detail::quantize_anywhere(DType::q8_row, x.data(), count, plain.data());
+      if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        detail::quantize_avx2(DType::q8_row, x.data(), count, other.data());
+        CHECK(plain == other);
+      }
+      quantize(DType::q8_row, x.data(), count, reinterpret_cast<std::byte*>(other.data()));
+      CHECK(plain == other);
+    }
 #endif
+}
+
+TEST_CASE("a row under one scale: less error than its largest number's being 127 leaves") {
+  for (const char* const kind : {"normal", "small weights", "large numbers", "uniform", "heavy tails", "positive", "one far off", "mostly zero", "eighths"})
+    for (const std::size_t count : {1u, 7u, 64u, 100u, 1024u, 5000u}) {
+      INFO(kind << " " << count);
+      const std::vector<float> x = numbers(kind, count);
+      std::vector<std::byte> row(row_bytes(DType::q8_row, count) + 1, std::byte{0x5a});
+      quantize(DType::q8_row, x.data(), count, row.data());
+      CHECK(row.back() == std::byte{0x5a});
+      std::vector<float> back(count);
+      dequantize(DType::q8_row, row.data(), back.data(), count);
+      double largest = 0, ours = 0, plain = 0, squares = 0;
+      for (const float v : x) largest = std::max(largest, std::abs(static_cast<double>(v)));
+      for (std::size_t i = 0; i < count; ++i) {
+        const double step = largest / 127, v = x[i], rounded = step > 0 ? step * std::nearbyint(v / step) : 0;
+        ours += (v - back[i]) * (v - back[i]), plain += (v - rounded) * (v - rounded), squares += v * v;
+      }
+      CHECK(ours <= 1.001 * plain + 1e-12 * squares);  // the search sees 13 bits of a number
+    }
+}
+
+TEST_CASE("rows of zeros, of numbers too small, and of no numbers") {
+  const auto decoded = [](const std::vector<float>& x) {
+    std::vector<std::byte> row(row_bytes(DType::q8_row, x.size()));
+    quantize(DType::q8_row, x.data(), x.size(), row.data());
+    std::vector<float> back(x.size());
+    dequantize(DType::q8_row, row.data(), back.data(), back.size());
+    return back;
+  };
+  CHECK(decoded({}).empty());
+  for (const float zero : {0.0f, -0.0f, 1e-40f})
+    for (const float v : decoded(std::vector<float>(70, zero))) CHECK(v == 0);
+  for (const float v : decoded(std::vector<float>(70, std::numeric_limits<float>::max()))) CHECK(std::isfinite(v));
+  for (const float none : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x(70, 0.5f);
+    x[40] = none;
+    for (const float v : decoded(x)) CHECK(std::isnan(v));
+  }
 }
 
 TEST_CASE("formats that quantize() does not write") {

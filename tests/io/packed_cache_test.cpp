@@ -83,7 +83,7 @@ TEST_CASE("a second start takes from the cache what the first one converted") {
   const Folder folder;
   const std::string file = folder / "model.safetensors", path = folder / "sub/folder/cache.packed";
   make(file, 1);
-  for (const WeightKind kind : {WeightKind::q8, WeightKind::q4, WeightKind::bf16}) {
+  for (const WeightKind kind : {WeightKind::q8, WeightKind::q4, WeightKind::i8, WeightKind::bf16}) {
     std::size_t missed = 0;
     const Taken first = take(file, path, kind, &missed);  // a cache of another kind is replaced
     CHECK(missed == 3);

@@ -10,7 +10,7 @@ using kernels::Table;
 
 namespace {
 
-enum class Way { gemv, gemv_i8, gemm, gemm_bf16 };
+enum class Way { gemv, gemv_i8, gemm, gemm_bf16, gemm_i8 };
 
 struct Product {
   std::size_t tokens, depth, outputs;
@@ -31,7 +31,7 @@ void run(const Table& table, const Weight& packed, Way way, const std::vector<fl
     table.quantize(x.data(), xs, p.tokens, p.depth, quantized.data);
     table.gemv_i8[kind]({quantized.data, p.tokens, p.depth, packed.data(), stride, begin, end, out});
   } else {
-    const kernels::Gemm& gemm = table.gemm[way == Way::gemm_bf16][kind];
+    const kernels::Gemm& gemm = table.gemm[way == Way::gemm_i8 ? 2 : way == Way::gemm_bf16 ? 1 : 0][kind];
     const oracle::Aligned x_packed(gemm.packed_bytes(p.tokens, p.depth)), scratch(gemm.scratch_bytes);
     const std::size_t panels = (p.tokens + gemm.panel - 1) / gemm.panel;
     gemm.pack(x.data(), xs, p.tokens, p.depth, 0, panels, x_packed.data);
@@ -57,7 +57,8 @@ void check(const Table& table, DType kind, const Product& p, Way way) {
     std::vector<double> step(p.depth);  // half of a step of x in eight bits
     for (std::size_t k = 0; k < p.depth; ++k) {
       double top = 0;
-      for (std::size_t i = k / 32 * 32; i < std::min(k / 32 * 32 + 32, p.depth); ++i) top = std::max(top, std::abs(static_cast<double>(x[t * xs + i])));
+      const std::size_t unit = way == Way::gemm_i8 ? 1024 : 32;  // that has a scale; of gemm_i8 at most so many
+      for (std::size_t i = k / unit * unit; i < std::min(k / unit * unit + unit, p.depth); ++i) top = std::max(top, std::abs(static_cast<double>(x[t * xs + i])));
       step[k] = top / 254;
     }
     for (std::size_t n = 0; n < p.outputs; ++n) {
@@ -67,7 +68,7 @@ void check(const Table& table, DType kind, const Product& p, Way way) {
         sum += weight * factor;
         // Scale and minimum are multiplied by x one by one: each up to three times the largest number that they make (which random codes are near).
         size += 0.3 * std::abs(factor) + std::abs(weight * factor);
-        if (way == Way::gemv_i8) rounding += std::abs(weight) * step[k];
+        if (way == Way::gemv_i8 || way == Way::gemm_i8) rounding += std::abs(weight) * step[k];
         if (way == Way::gemm_bf16) rounding += 0x1p-7 * (1 + 0x1p-9) * std::abs(weight * factor);
       }
       double want = oracle::activation(p.activation, sum), tolerance = 1.2 * (oracle::sum_tolerance(p.depth, size) + rounding) + 4e-7 * std::abs(want);
@@ -88,10 +89,11 @@ void check(const Table& table, DType kind, const Product& p, Way way) {
   CHECK(wrong == 0);
 }
 
-std::vector<Way> ways(const Table& table) {
+std::vector<Way> ways(const Table& table, DType kind) {
   std::vector<Way> all = {Way::gemv, Way::gemm};
   if (table.quantize != nullptr) all.push_back(Way::gemv_i8);
   if (table.isa == Isa::amx) all.push_back(Way::gemm_bf16);
+  if (table.isa == Isa::amx && kind == DType::q8_row) all.push_back(Way::gemm_i8);
   return all;
 }
 
@@ -100,7 +102,7 @@ std::vector<Way> ways(const Table& table) {
 TEST_CASE("block formats: every kind, tier and way") {
   for (const Table* table : kernels::tables())
     for (const DType kind : blocks::types)
-      for (const Way way : ways(*table)) {
+      for (const Way way : ways(*table, kind)) {
         check(*table, kind, {.tokens = 1, .depth = 256, .outputs = 16}, way);
         check(*table, kind, {.tokens = 3, .depth = 801, .outputs = 83, .bias = true, .residual = true, .activation = Activation::silu, .pad = 3}, way);
       }
@@ -108,8 +110,8 @@ TEST_CASE("block formats: every kind, tier and way") {
 
 TEST_CASE("block formats: sizes around every edge") {
   for (const Table* table : kernels::tables())
-    for (const DType kind : {DType::q4_0, DType::q4_k, DType::q6_k})
-      for (const Way way : ways(*table)) {
+    for (const DType kind : {DType::q4_0, DType::q4_k, DType::q6_k, DType::q8_row})
+      for (const Way way : ways(*table, kind)) {
         for (const std::size_t depth : {0u, 1u, 31u, 32u, 33u, 255u, 256u, 257u, 513u})
           for (const std::size_t outputs : {1u, 15u, 17u, 64u}) check(*table, kind, {.tokens = 2, .depth = depth, .outputs = outputs}, way);
         for (const std::size_t tokens : {1u, 4u, 5u, 7u, 8u, 9u, 16u, 17u, 31u, 32u, 33u, 100u}) check(*table, kind, {.tokens = tokens, .depth = 160, .outputs = 50, .pad = 1}, way);
@@ -121,7 +123,7 @@ TEST_CASE("block formats: sizes around every edge") {
 TEST_CASE("block formats: the same result however the work is split") {
   for (const Table* table : kernels::tables())
     for (const DType kind : blocks::types)
-      for (const Way way : ways(*table)) {
+      for (const Way way : ways(*table, kind)) {
         INFO(name(table->isa) << " way " << static_cast<int>(way) << " " << name(kind));
         const Product p{.tokens = 11, .depth = 300, .outputs = 150};
         const Weight packed = pack(blocks::random(kind, p.outputs, p.depth, 9));

@@ -15,9 +15,11 @@ struct Product {
   std::size_t compute = 0, pad = 0;
 };
 
-/// Runs the product on `table`, gemv or gemm, and compares every element; y's padding must stay as it was.
-void check(const Table& table, const Product& p, bool few) {
-  INFO(name(table.isa) << (few ? " gemv " : " gemm ") << p.tokens << "x" << p.depth << "x" << p.outputs << " " << name(p.kind)
+enum class Way { gemm, gemv, few };
+
+/// Runs the product on `table` and compares every element; y's padding must stay as it was.
+void check(const Table& table, const Product& p, Way way) {
+  INFO(name(table.isa) << (way == Way::gemm ? " gemm " : way == Way::gemv ? " gemv " : " few ") << p.tokens << "x" << p.depth << "x" << p.outputs << " " << name(p.kind)
                        << " act " << static_cast<int>(p.activation) << " pad " << p.pad << " compute " << p.compute);
   const std::size_t xs = p.depth + p.pad, ys = p.outputs + p.pad, row_elements = p.depth + p.pad;
   const std::vector<float> x = oracle::random(p.tokens * xs + 1, 1), bias = oracle::random(p.outputs, 2),
@@ -27,7 +29,12 @@ void check(const Table& table, const Product& p, bool few) {
   kernels::Output out{y.data(), ys, p.bias ? bias.data() : nullptr, p.residual ? residual.data() : nullptr, ys, p.activation};
   const std::size_t stride = row_elements * size_of(p.kind), middle = p.split ? p.outputs / 2 : 0;
 
-  if (few) {
+  if (way == Way::few) {
+    const oracle::Aligned packed(table.few.packed_bytes(p.tokens, p.depth));
+    table.few.pack(x.data(), xs, p.tokens, p.depth, packed.data);
+    table.few.run({packed.data, p.tokens, p.depth, w.data(), stride, 0, middle, out});
+    table.few.run({packed.data, p.tokens, p.depth, w.data(), stride, middle, p.outputs, out});
+  } else if (way == Way::gemv) {
     kernels::GemvCall call{x.data(), xs, p.tokens, p.depth, w.data(), stride, 0, middle, out};
     table.gemv[static_cast<std::size_t>(p.kind)](call);
     call.output_begin = middle;
@@ -86,7 +93,7 @@ TEST_CASE("gemm: sizes around every edge") {
       for (const std::size_t depth : {1u, 15u, 33u, 64u})
         for (const std::size_t outputs : {1u, 13u, 14u, 15u, 31u, 33u, 64u})
           for (std::size_t compute = 0; compute < 2; ++compute)
-            check(table, {.tokens = tokens, .depth = depth, .outputs = outputs, .compute = compute}, false);
+            check(table, {.tokens = tokens, .depth = depth, .outputs = outputs, .compute = compute}, Way::gemm);
   }
 }
 
@@ -95,9 +102,9 @@ TEST_CASE("gemm: slabs of depth, blocks of tokens and outputs") {
     const Table& table = kernels::table(isa);
     for (std::size_t compute = 0; compute < 2; ++compute) {
       for (const std::size_t depth : {0u, 255u, 256u, 257u, 513u, 1031u})
-        check(table, {.tokens = 18, .depth = depth, .outputs = 29, .bias = true, .compute = compute}, false);
-      check(table, {.tokens = 530, .depth = 40, .outputs = 37, .split = true, .compute = compute, .pad = 3}, false);
-      check(table, {.tokens = 37, .depth = 70, .outputs = 700, .split = true, .compute = compute}, false);
+        check(table, {.tokens = 18, .depth = depth, .outputs = 29, .bias = true, .compute = compute}, Way::gemm);
+      check(table, {.tokens = 530, .depth = 40, .outputs = 37, .split = true, .compute = compute, .pad = 3}, Way::gemm);
+      check(table, {.tokens = 37, .depth = 70, .outputs = 700, .split = true, .compute = compute}, Way::gemm);
     }
   }
 }
@@ -119,7 +126,7 @@ TEST_CASE("gemm: weight kinds, strides, epilogues") {
                  .split = a > 2,
                  .compute = compute,
                  .pad = 5},
-                false);
+                Way::gemm);
   }
 }
 
@@ -132,7 +139,7 @@ TEST_CASE("gemv: sizes around every edge, kinds, epilogues") {
           for (const std::size_t outputs : {1u, 7u, 8u, 9u, 35u})
             check(table,
                   {.tokens = tokens, .depth = depth, .outputs = outputs, .kind = kind, .split = outputs > 30, .pad = outputs % 4},
-                  true);
+                  Way::gemv);
     for (int a = 0; a <= static_cast<int>(Activation::relu); ++a)
       for (const std::size_t tokens : {1u, 3u, 6u})
         check(table,
@@ -145,7 +152,7 @@ TEST_CASE("gemv: sizes around every edge, kinds, epilogues") {
                .residual = true,
                .split = true,
                .pad = 2},
-              true);
+              Way::gemv);
   }
 }
 
@@ -206,6 +213,46 @@ void check_chained(const Table& table, const Product& p, bool gated) {
 }
 
 }  // namespace
+
+TEST_CASE("few: sizes around every edge, epilogues, one token as in any company") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    if (table.few.tokens == 0) continue;
+    for (std::size_t tokens = 1; tokens <= table.few.tokens; ++tokens)
+      for (const std::size_t depth : {0u, 1u, 31u, 32u, 33u, 95u, 515u})
+        for (const std::size_t outputs : {1u, 15u, 16u, 17u, 35u, 64u})
+          check(table,
+                {.tokens = tokens,
+                 .depth = depth,
+                 .outputs = outputs,
+                 .kind = DType::bf16,
+                 .activation = static_cast<Activation>((tokens + outputs) % 5),
+                 .bias = outputs % 2 == 0,
+                 .residual = tokens % 2 == 0,
+                 .split = outputs > 30,
+                 .compute = 1,
+                 .pad = outputs % 4},
+                Way::few);
+
+    const std::size_t depth = 300, outputs = 53;
+    const std::vector<float> x = oracle::random(table.few.tokens * depth, 1);
+    const oracle::Stored w = oracle::store(oracle::random(outputs * depth, 4, 0.5f), DType::bf16);
+    const auto products = [&](std::size_t first, std::size_t tokens, std::size_t piece) {
+      const oracle::Aligned packed(table.few.packed_bytes(tokens, depth));
+      std::vector<float> y(tokens * outputs);
+      table.few.pack(x.data() + first * depth, depth, tokens, depth, packed.data);
+      for (std::size_t n = 0; n < outputs; n += piece)
+        table.few.run({packed.data, tokens, depth, w.data(), depth * 2, n, std::min(n + piece, outputs), {y.data(), outputs}});
+      return y;
+    };
+    std::vector<float> alone;
+    for (std::size_t t = 0; t < table.few.tokens; ++t) {
+      const std::vector<float> y = products(t, 1, 17);
+      alone.insert(alone.end(), y.begin(), y.end());
+      CHECK(products(0, t + 1, outputs) == alone);
+    }
+  }
+}
 
 TEST_CASE("gemm: a result that goes on packed") {
   for (const Isa isa : kernels::available()) {

@@ -200,6 +200,8 @@ TEST_CASE("ids and shapes out of range are refused") {
   chiasm::KvCache shallow(2, config.num_key_value_heads, config.head_dim, config.head_dim), none;
   CHECK_THROWS_AS(decoder.forward(ctx, x, shallow), chiasm::ShapeError);
   CHECK_THROWS_AS(decoder.forward(ctx, x, none), chiasm::ShapeError);
+  const chiasm::Sequence twice[] = {{&cache, 1}, {&cache, x.rows() - 1}};
+  CHECK_THROWS_AS(decoder.forward(ctx, x, twice), chiasm::ShapeError);
 }
 
 TEST_CASE("an exception between layers leaves every cache of the batch as it was") {

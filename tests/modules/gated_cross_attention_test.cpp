@@ -100,7 +100,7 @@ TEST_CASE("a gated block of IDEFICS") {
     const Tensor media = node.get("perceiver.y").to_f32(), y = run(ctx, block, text, media, runs);
     CHECK(largest_difference(y, node.get("block.y")) < 1e-5);
     SECTION("rows of text in pieces: " + name) {
-      const Tensor kv = block.keys_values(ctx, media);
+      const MediaKeysValues kv = block.keys_values(ctx, media);
       Tensor x = text.clone();
       std::size_t begin = 0;
       for (const MediaRun& run : runs) {
@@ -116,7 +116,7 @@ TEST_CASE("a gated block of IDEFICS") {
     SECTION("a row that sees nothing needs no media: " + name) {
       Tensor x = text.clone(), blind = text.clone();
       const MediaRun all{text.rows(), 0, 0, false};
-      block(ctx, x, View(), std::span<const MediaRun>(&all, 1));
+      block(ctx, x, MediaKeysValues(), std::span<const MediaRun>(&all, 1));
       block(ctx, blind, block.keys_values(ctx, media), std::span<const MediaRun>(&all, 1));
       CHECK(largest_difference(x, blind) == 0);
       CHECK(largest_difference(x.slice(0, 2), y.slice(0, 2)) < 1e-6);
@@ -135,13 +135,38 @@ TEST_CASE("gates may be one number or one for each column, and nothing else") {
   Context ctx;
   const MediaRun all{15, 0, 0, false};
   std::vector<Tensor> results;
-  for (const Shape shape : {Shape{1}, Shape{1, 1, 24}, Shape{24}, Shape{1, 1, 1}}) {
+  for (const Shape& shape : {Shape{1}, Shape{1, 1, 24}, Shape{24}, Shape{1, 1, 1}}) {
     Tensor x = w.get("text").to_f32();
-    GatedCrossAttention(with_gate(shape), idefics(false))(ctx, x, View(), std::span<const MediaRun>(&all, 1));
+    GatedCrossAttention(with_gate(shape), idefics(false))(ctx, x, MediaKeysValues(), std::span<const MediaRun>(&all, 1));
     results.push_back(std::move(x));
   }
   for (const Tensor& result : results) CHECK(largest_difference(result, results[0]) < 1e-6);
   CHECK_THROWS_AS(GatedCrossAttention(with_gate(Shape{2}), idefics(false)), WeightError);
+}
+
+TEST_CASE("media whose rows fill blocks are kept as the context keeps keys and values") {
+  const Weights w = read_safetensors(test_data("gated/model.safetensors"));
+  const GatedCrossAttention block(w / "flamingo" / "immediate", flamingo);
+  const Tensor text = w.get("text").to_f32();
+  Tensor media(Shape{3, 64, 20});
+  for (std::size_t i = 0; i < media.size(); ++i) media.data()[i] = static_cast<float>(i * 7919 % 1009) / 250.0f - 2.0f;
+  const MediaRun runs[] = {{6, 1, 1, false}, {2, 0, 0, false}, {4, 0, 3, false}, {3, 2, 1, false}};
+  Context exact{{.threads = 2}};
+  const Tensor want = run(exact, block, text, media, runs);
+  CHECK(block.keys_values(exact, media).layer.kind() == KvKind::f32);
+  for (const KvKind kind : {KvKind::f32, KvKind::bf16, KvKind::q8}) {
+    Context ctx{{.threads = 2, .kv = kind}};
+    const MediaKeysValues kept = block.keys_values(ctx, media);
+    CHECK(kept.layer.kind() == kind);
+    CHECK(block.keys_values(ctx, media.view().reshape(Shape{6, 32, 20})).layer.kind() == kind);
+    CHECK(block.keys_values(ctx, media.view().reshape(Shape{12, 16, 20})).layer.kind() == KvKind::f32);
+    const Tensor y = run(ctx, block, text, media, runs);
+    CHECK(largest_difference(y, want) < (kind == KvKind::f32 ? 1e-5 : kind == KvKind::bf16 ? 0.01 : 0.03));
+    Tensor alone = text.clone();  // the rows that see the last medium, with no other
+    const MediaRun last{3, 0, 1, false};
+    block(ctx, alone.slice(12, 3), block.keys_values(ctx, media.slice(2, 1)), std::span<const MediaRun>(&last, 1));
+    CHECK(largest_difference(alone.slice(12, 3), y.slice(12, 3)) < 1e-6);
+  }
 }
 
 TEST_CASE("a gated block refuses runs and media that do not fit") {
@@ -149,12 +174,14 @@ TEST_CASE("a gated block refuses runs and media that do not fit") {
   const GatedCrossAttention block(w / "flamingo" / "immediate", flamingo);
   Context ctx;
   Tensor x = w.get("text").to_f32();
-  const Tensor kv = block.keys_values(ctx, w.get("flamingo.perceiver.y").to_f32());
-  CHECK(kv.shape() == (Shape{4, 5, 48}));
+  const Tensor media = w.get("flamingo.perceiver.y").to_f32();
+  const MediaKeysValues kv = block.keys_values(ctx, media);
+  CHECK(kv.media == 4);
+  CHECK(kv.rows == 5);
   const MediaRun beyond[] = {{15, 4, 1, false}}, few[] = {{14, 0, 1, false}}, good[] = {{15, 0, 1, false}};
   CHECK_THROWS_AS(block(ctx, x, kv, beyond), ShapeError);
   CHECK_THROWS_AS(block(ctx, x, kv, few), ShapeError);
-  CHECK_THROWS_AS(block(ctx, x, View(), good), ShapeError);
-  CHECK_THROWS_AS(block.keys_values(ctx, kv.view().reshape(Shape{20, 48})), ShapeError);
+  CHECK_THROWS_AS(block(ctx, x, MediaKeysValues(), good), ShapeError);
+  CHECK_THROWS_AS(block.keys_values(ctx, media.view().reshape(Shape{20, 20})), ShapeError);
   CHECK_THROWS_AS(GatedCrossAttention(w / "flamingo" / "immediate", GatedCrossAttentionConfig{.hidden_size = 24, .media_width = 20, .heads = 4, .head_dim = 8}), WeightError);
 }

@@ -4,6 +4,7 @@
 
 #include <chiasm/kernels/dispatch.hpp>
 #include <chiasm/nn/attention.hpp>
+#include <chiasm/nn/kv_cache.hpp>
 #include <chiasm/nn/matmul.hpp>
 
 #include <cmath>
@@ -49,7 +50,7 @@ TEST_CASE("steps: products with weights of every kind") {
   }
   for (const DType type : blocks::types) weights.push_back(blocks::random(type, outputs, depth, 7));
   in_every_tier([&](Context& ctx) {
-    const std::size_t most = ctx.kernels().gemv_tokens;
+    const std::size_t most = ctx.most_steps();
     const Tensor x = random(Shape{most, depth}, 2), bias = random(Shape{outputs}, 3), residual = random(Shape{most, outputs}, 4);
     for (const Weight& w : weights) {
       INFO(name(w.dtype()));
@@ -72,7 +73,7 @@ TEST_CASE("steps: products with weights of every kind") {
 
 TEST_CASE("steps: attention") {
   in_every_tier([&](Context& ctx) {
-    const std::size_t most = ctx.kernels().gemv_tokens;
+    const std::size_t most = ctx.most_steps();
     unsigned seed = 0;
     for (const std::size_t group : {1u, 3u, 8u})
       for (const std::size_t before : {0u, 61u, 300u})
@@ -113,5 +114,36 @@ TEST_CASE("steps: attention") {
             CHECK(same_bits(together, alone.slice(0, count)));
           }
         }
+  });
+}
+
+TEST_CASE("steps: attention of several parts") {
+  const std::size_t kv_heads = 2, heads = 6, dim = 40;
+  const std::size_t queries[] = {1, 3, 40, 1, 0}, keys[] = {9, 70, 64, 2300, 5};
+  std::vector<Tensor> q, k, v;
+  for (unsigned i = 0; i < std::size(queries); ++i) {
+    q.push_back(random(Shape{queries[i], heads * dim}, 3 * i));
+    k.push_back(random(Shape{keys[i], kv_heads * dim}, 3 * i + 1));
+    v.push_back(random(Shape{keys[i], kv_heads * dim}, 3 * i + 2));
+  }
+  in_every_tier([&](Context& ctx) {
+    for (const KvKind kind : {KvKind::f32, KvKind::bf16, KvKind::q8}) {
+      std::vector<KvCache::Layer> caches;
+      std::vector<Tensor> alone, together;
+      std::vector<AttentionPart> parts;
+      for (std::size_t i = 0; i < std::size(queries); ++i) {
+        Attend attend;
+        attend.heads = heads, attend.kv_heads = kv_heads, attend.head_dim = attend.v_dim = dim, attend.scale = 0.2f;
+        attend.causal = i != 2;  // that one is a picture's
+        attend.offset = attend.causal ? keys[i] - queries[i] : 0;
+        caches.emplace_back(kv_heads, dim, dim, kind);
+        const KvView kv = caches.back().append(ctx, k[i], v[i]);
+        alone.push_back(attention(ctx, q[i], kv, attend));
+        together.push_back(ctx.empty(q[i].shape()));
+        parts.push_back({q[i], kv, together.back(), attend});
+      }
+      attention(ctx, parts);
+      for (std::size_t i = 0; i < std::size(queries); ++i) CHECK(same_bits(together[i], alone[i]));
+    }
   });
 }

@@ -12,7 +12,8 @@ namespace blocks {
 
 inline constexpr chiasm::DType types[] = {chiasm::DType::q4_0, chiasm::DType::q4_1, chiasm::DType::q5_0, chiasm::DType::q5_1,
                                           chiasm::DType::q8_0, chiasm::DType::q2_k, chiasm::DType::q3_k, chiasm::DType::q4_k,
-                                          chiasm::DType::q5_k, chiasm::DType::q6_k, chiasm::DType::iq4_nl, chiasm::DType::iq4_xs};
+                                          chiasm::DType::q5_k, chiasm::DType::q6_k, chiasm::DType::iq4_nl, chiasm::DType::iq4_xs,
+                                          chiasm::DType::q8_row};
 
 /// Where the f16 scales of a block lie: the scale, and the minimum's or -1.
 struct Halves {
@@ -37,13 +38,20 @@ inline chiasm::Weight random(chiasm::DType type, std::size_t rows, std::size_t c
   std::mt19937 engine(seed);
   for (std::size_t i = 0; i < bytes; ++i) to[i] = static_cast<std::byte>(engine() >> 8);
   const bool large = chiasm::block_size(type) == 256;
-  const float codes = type == chiasm::DType::q8_0 || type == chiasm::DType::iq4_nl || type == chiasm::DType::iq4_xs ? 127.0f : 16.0f;
+  const float codes = type == chiasm::DType::q8_0 || type == chiasm::DType::q8_row || type == chiasm::DType::iq4_nl || type == chiasm::DType::iq4_xs ? 127.0f : 16.0f;
   const float top = (type == chiasm::DType::q6_k ? 0.03f : 0.3f) / codes / (large ? 16.0f : 1.0f);
   std::uniform_real_distribution<float> uniform(0.3f * top, top);
   const auto put = [&](std::byte* at, float value) {
     const auto half = chiasm::f16::from(value);
     std::memcpy(at, &half, 2);
   };
+  if (type == chiasm::DType::q8_row) {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float scale = uniform(engine);
+      std::memcpy(to + r * (columns + 4) + columns, &scale, 4);
+    }
+    return chiasm::Weight("w", type, chiasm::Shape{rows, columns}, to, memory, "random");
+  }
   for (std::size_t b = 0; b < bytes; b += size) {
     const Halves at = halves_of(type);
     const float scale = uniform(engine);

@@ -7,7 +7,7 @@
 namespace chiasm::inline CHIASM_ABI {
 
 /// The `count` numbers that begin at `blocks`, a multiple of block_size(type), but for the last block, of which fewer may be wanted. Equal to ggml's
-/// to the bit. For block formats only.
+/// to the bit. For block formats only; of q8_row all of a row.
 void dequantize(DType type, const std::byte* blocks, float* values, std::size_t count) noexcept;
 
 }  // namespace chiasm

@@ -23,7 +23,15 @@ enum class Compute : std::uint8_t {
   f32,   // activations stay f32 whatever the weights are: equal to the reference in every tier
   bf16,  // activations may be rounded: to bf16 where the processor multiplies bf16 tiles (AMX), and before weights in blocks to eight bits with a scale for
          // every 32 (AVX2 and up; on AMX for up to 16 tokens); f32 elsewhere. Cached keys and values are bf16 everywhere
+  i8,    // as bf16, but activations of any number of tokens may be rounded to eight bits, with a scale for every token and 1024 of its numbers: for weights of
+         // WeightKind::i8, whose products AMX then does twice as fast as in bf16
 };
+
+/// "f32", "bf16", "i8"
+constexpr std::string_view name(Compute compute) noexcept {
+  constexpr std::string_view names[] = {"f32", "bf16", "i8"};
+  return names[static_cast<std::size_t>(compute)];
+}
 
 /// What one call of a module's attention makes of its scores.
 struct AttentionWeights {
@@ -62,8 +70,11 @@ class Context {
   /// Of a cache that this context fills: never automatic.
   KvKind kv_kind() const noexcept {
     if (options_.kv != KvKind::automatic) return options_.kv;
-    return options_.compute == Compute::bf16 ? KvKind::bf16 : KvKind::f32;
+    return options_.compute == Compute::f32 ? KvKind::f32 : KvKind::bf16;
   }
+
+  /// Rows of a pass, at most, that can be steps of an answer: each becomes, bit for bit, what it becomes in a pass of its own.
+  std::size_t most_steps() const noexcept;
 
   /// An uninitialised tensor from the recycled memory.
   template <class T = float>

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -20,6 +21,7 @@ enum class WeightKind : std::uint8_t {
   bf16,
   q8,    // q8_0: 8.5 bits a number
   q4,    // iq4_nl: 4.5 bits a number
+  i8,    // q8_row: 8 bits a number and one scale a row; blocks too become that. For Compute::i8
 };
 
 /// What a tensor is taken for.
@@ -28,7 +30,7 @@ enum class WeightUse : std::uint8_t {
   rows,     // a table of which rows are looked up
 };
 
-/// The dtype that a tensor comes in. q8 and q4 are for the matrices of products: a tensor that is in blocks stays what it is, tables of which rows are looked up
+/// The dtype that a tensor comes in. q8, q4 and i8 are for the matrices of products: a tensor that is in blocks stays what it is (but for i8), tables of which rows are looked up
 /// stay as the file has them (reading a row costs little however it is stored), and what is no matrix (the patches of a convolution) or has rows shorter
 /// than a block becomes bf16.
 DType converted_type(const Weight& stored, WeightKind kind, WeightUse use = WeightUse::product) noexcept;
@@ -52,9 +54,10 @@ struct Conversion {
 };
 
 /// A tensor in `type`: itself if it is that, and in that layout; quantised by least squares if `type` is what quantize() writes; floats rounded to nearest even.
-/// Matrices in blocks come in panels if `layout` says so. Pages of a file map that have been read leave the process's memory. Throws Cancelled,
+/// Matrices in blocks come in panels if `layout` says so; rows come in `order`, if there is one (see Weight::gather). Pages of a file map that have been read leave the process's memory. Throws Cancelled,
 /// UnsupportedError (a dtype that is no number, a type that cannot be made), std::bad_alloc.
-Weight convert(const Weight& stored, DType type, Layout layout = Layout::rows, ThreadPool* threads = nullptr, const CancelToken& cancel = {});
+Weight convert(const Weight& stored, DType type, Layout layout = Layout::rows, ThreadPool* threads = nullptr, const CancelToken& cancel = {},
+               const std::vector<std::uint32_t>* order = nullptr);
 
 }  // namespace chiasm
 

@@ -16,14 +16,15 @@ enum class DType : std::uint8_t {
   q4_0, q4_1, q5_0, q5_1, q8_0,            // blocks of 32 numbers along a row, of ggml's formats: a scale, some with a minimum
   q2_k, q3_k, q4_k, q5_k, q6_k,            // blocks of 256, with scales of 16 or 32 inside
   iq4_nl, iq4_xs,                          // four bits choose from 16 values that do not lie evenly; blocks of 32 and 256
+  q8_row,                                  // signed bytes, a row is a block: behind them its scale in f32. In no file; for products by bytes
   f64, f8_e4m3, f8_e5m2, f8_e8m0,          // converted while loading
   i8, u8, i16, u16, i32, u32, i64, u64, boolean,
 };
 inline constexpr std::size_t float_kinds = 3;                                                          // f32, f16, bf16
-inline constexpr std::size_t weight_kinds = static_cast<std::size_t>(DType::iq4_xs) + 1;  // those, and the blocks
-constexpr bool is_block_format(DType type) noexcept { return type >= DType::q4_0 && type <= DType::iq4_xs; }
+inline constexpr std::size_t weight_kinds = static_cast<std::size_t>(DType::q8_row) + 1;  // those, and the blocks
+constexpr bool is_block_format(DType type) noexcept { return type >= DType::q4_0 && type <= DType::q8_row; }
 
-/// Numbers of one block: 1 where every number stands alone.
+/// Numbers of one block: 1 where every number stands alone, and for rows that are blocks.
 constexpr std::size_t block_size(DType type) noexcept {
   switch (type) {
     case DType::q4_0: case DType::q4_1: case DType::q5_0: case DType::q5_1: case DType::q8_0: case DType::iq4_nl: return 32;
@@ -49,17 +50,19 @@ constexpr std::size_t size_of(DType type) noexcept {
     case DType::q6_k: return 210;
     case DType::iq4_xs: return 136;
     case DType::f16: case DType::bf16: case DType::i16: case DType::u16: return 2;
-    case DType::f8_e4m3: case DType::f8_e5m2: case DType::f8_e8m0: case DType::i8: case DType::u8: case DType::boolean: break;
+    case DType::q8_row: case DType::f8_e4m3: case DType::f8_e5m2: case DType::f8_e8m0: case DType::i8: case DType::u8: case DType::boolean: break;
   }
   return 1;
 }
 
 /// Bytes of a row of `columns` numbers. A last block that is not full has its place all the same.
-constexpr std::size_t row_bytes(DType type, std::size_t columns) noexcept { return (columns + block_size(type) - 1) / block_size(type) * size_of(type); }
+constexpr std::size_t row_bytes(DType type, std::size_t columns) noexcept {
+  return (columns + block_size(type) - 1) / block_size(type) * size_of(type) + (type == DType::q8_row ? sizeof(float) : 0);
+}
 
 /// "bf16", "f32", "q4_0", ...
 constexpr std::string_view name(DType type) noexcept {
-  constexpr std::string_view names[] = {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "f64", "f8_e4m3", "f8_e5m2", "f8_e8m0", "i8",
+  constexpr std::string_view names[] = {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "q8_row", "f64", "f8_e4m3", "f8_e5m2", "f8_e8m0", "i8",
                                         "u8",  "i16", "u16",  "i32", "u32",     "i64",     "u64",     "bool"};
   return names[static_cast<std::size_t>(type)];
 }

@@ -15,6 +15,9 @@ struct Unmap {
   void operator()(void* begin) const noexcept;
 };
 
+/// The pages of these bytes leave the process's memory until they are asked for again, if they are of a file map.
+void release_pages(const std::shared_ptr<const void>& owner, const std::byte* data, std::size_t bytes) noexcept;
+
 /// Bytes that are read once, from begin to end, while this lives. If they are of a file map, they come in one go, and leave the process's memory
 /// afterwards (the system's cache of the file still has them). Of other memory nothing is touched.
 class MappedRange {
@@ -25,8 +28,9 @@ class MappedRange {
   ~MappedRange();
 
  private:
-  void* begin_ = nullptr;
-  std::size_t bytes_ = 0;
+  const std::shared_ptr<const void> owner_;
+  const std::byte* const data_;
+  const std::size_t bytes_;
 };
 
 }  // namespace detail

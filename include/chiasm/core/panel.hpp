@@ -3,7 +3,7 @@
 /// A panel is a row of blocks, of 32 or 256 k as in the file. A block is its super-scales (f16 d[16], f16 dmin[16], in the formats with 256 k) and
 /// its units of 32 k. A unit is its scales (and minima) of 16 outputs, f16 or bytes, and then its codes in planes of 64 bytes: 16 outputs times the
 /// same four successive k, the operand of VPDPBUSD. Codes are the file's, as unsigned numbers (q8_0: plus 128). Group g of a unit is k = 4 g to 4 g + 3.
-///   8 bits: plane g is group g
+///   8 bits: plane g is group g. q8_row: signed; f32 scales[16] and then all planes of the row, filled up to 64 k
 ///   4 bits: plane j is group j (low nibbles) and group j + 4 (high)
 ///   2 bits: plane e is groups e, 2 + e, 4 + e, 6 + e, from the low bits up
 ///   1 bit:  bit g of the plane's bytes is group g
@@ -18,7 +18,7 @@ namespace chiasm::inline CHIASM_ABI {
 inline constexpr std::size_t panel_outputs = 16, unit_depth = 32;
 
 struct PanelFormat {
-  std::size_t units;   // of a block
+  std::size_t units;   // of a block; more than there are where a row is a block
   std::size_t header;  // bytes before them
   std::size_t scales;  // bytes of a unit before its codes
   std::size_t codes;   // bytes of its codes
@@ -43,12 +43,14 @@ constexpr PanelFormat panel_format(DType type) noexcept {
     case DType::q5_k: return {8, 64, 32, 320};
     case DType::q6_k: return {8, 32, 32, 384};
     case DType::iq4_xs: return {8, 32, 16, 256};
+    case DType::q8_row: return {static_cast<std::size_t>(-1) >> 16, 64, 0, 512};
     default: return {1, 0, 0, 0};
   }
 }
 
 /// Bytes of a panel of `columns` k: a last block that is not full has its place, as in the file.
 constexpr std::size_t panel_bytes(DType type, std::size_t columns) noexcept {
+  if (type == DType::q8_row) return panel_format(type).header + (columns + 63) / 64 * 64 * panel_outputs;
   return (columns + block_size(type) - 1) / block_size(type) * panel_format(type).block();
 }
 
@@ -69,7 +71,7 @@ constexpr int code_bits(DType type) noexcept {
     case DType::q3_k: return 3;
     case DType::q5_0: case DType::q5_1: case DType::q5_k: return 5;
     case DType::q6_k: return 6;
-    case DType::q8_0: return 8;
+    case DType::q8_0: case DType::q8_row: return 8;
     default: return 4;
   }
 }
@@ -83,11 +85,11 @@ constexpr bool has_half_scales(DType type) noexcept { return type == DType::q2_k
 inline constexpr signed char iq4_codebook[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 constexpr bool has_codebook(DType type) noexcept { return type == DType::iq4_nl || type == DType::iq4_xs; }
 
-/// Rows [16 panel, 16 panel + 16) of `rows` rows in blocks, to one panel; rows that there are not become zeros.
-void pack_panel(DType type, const std::byte* weight, std::size_t rows, std::size_t columns, std::size_t panel, std::byte* to) noexcept;
+/// 16 rows in blocks to one panel; rows that there are not, null, become zeros.
+void pack_panel(DType type, const std::byte* const (&rows)[panel_outputs], std::size_t columns, std::byte* to) noexcept;
 
-/// Row `output` (0 to 15) of a panel, as dequantize() would give it.
-void dequantize_panel(DType type, const std::byte* panel, std::size_t output, float* values, std::size_t count) noexcept;
+/// Row `output` (0 to 15) of a panel, as dequantize() would give it, from k = `column` on, a block's first.
+void dequantize_panel(DType type, const std::byte* panel, std::size_t output, std::size_t column, float* values, std::size_t count) noexcept;
 
 }  // namespace chiasm
 

@@ -7,8 +7,8 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
-/// Whether quantize() writes `type`: q8_0, q4_0, iq4_nl.
-constexpr bool can_quantize(DType type) noexcept { return type == DType::q8_0 || type == DType::q4_0 || type == DType::iq4_nl; }
+/// Whether quantize() writes `type`: q8_0, q4_0, iq4_nl, q8_row.
+constexpr bool can_quantize(DType type) noexcept { return type == DType::q8_0 || type == DType::q4_0 || type == DType::iq4_nl || type == DType::q8_row; }
 
 /// Writes row_bytes(type, count) bytes: the codes and scale of each block whose squared error is least among some dozens of scales, each fitted to the codes
 /// that it gives. On numbers as weights have them within 1 % (q8_0: 2 %)

@@ -15,7 +15,7 @@ namespace chiasm::inline CHIASM_ABI {
 
 /// Bytes of a tensor as files store it: blocks run along its rows.
 inline std::size_t bytes_of(DType dtype, const Shape& shape) {
-  return block_size(dtype) == 1 ? shape.size() * size_of(dtype) : shape.rows() * row_bytes(dtype, shape.columns());
+  return is_block_format(dtype) ? shape.rows() * row_bytes(dtype, shape.columns()) : shape.size() * size_of(dtype);
 }
 
 /// Where the elements of a weight lie.

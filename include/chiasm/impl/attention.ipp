@@ -65,6 +65,14 @@ inline kernels::AttentionCall call_of(const AttentionPart& part) noexcept {
   kernels::AttentionCall call;
   call.q = part.q.data();
   call.q_row = part.q.stride();
+  call.q_rows = part.queries;
+  call.q_head = part.query_head_bytes;
+  if (part.operand != nullptr) {
+    call.packed = part.operand->packed_data();
+    call.packed_first = part.first_row;
+    call.packed_tokens = part.operand->rows();
+    call.packed_depth = part.operand->columns();
+  }
   call.kind = kv.kind;
   if (kv.kind == KvKind::f32) {
     call.k = kv.keys;
@@ -104,6 +112,7 @@ struct AttentionCut {
   std::size_t rows = 0, row_blocks = 0, block_rows = 0, stretches = 1, stretch = 0, tasks = 0;
   std::size_t partials = 0;  // floats before this part's, in the memory of all partial results
 };
+inline constexpr std::size_t few_attention_rows = 32;
 inline AttentionCut cut_of(const AttentionPart& part, const kernels::Attention& kernel) noexcept {
   const Attend& a = part.attend;
   AttentionCut cut;
@@ -111,8 +120,8 @@ inline AttentionCut cut_of(const AttentionPart& part, const kernels::Attention& 
   if (cut.rows == 0 || a.v_dim == 0) return cut;
   cut.row_blocks = (cut.rows + kernel.rows - 1) / kernel.rows;
   cut.block_rows = kernel.rows;
-  constexpr std::size_t few = 32, stretch = 1024;  // rows that read many keys: a stretch is 10 us and more
-  if (cut.rows <= few && part.kv.length >= 2 * stretch) {
+  constexpr std::size_t stretch = 1024;  // of few rows that read many keys: 10 us and more
+  if (cut.rows <= few_attention_rows && part.kv.length >= 2 * stretch) {
     cut.stretches = (part.kv.length + stretch - 1) / stretch;
     cut.stretch = stretch;
   }
@@ -149,24 +158,22 @@ CHIASM_INLINE Tensor attention_weights(Context& ctx, View q, const KvView& store
   return weights;
 }
 
-CHIASM_INLINE void attention(Context& ctx, std::span<const AttentionPart> parts) {
+namespace detail {
+
+/// All parts, which fit, in one go.
+inline void attend(Context& ctx, std::span<const AttentionPart> parts) {
   ctx.check_cancelled();
   const kernels::Attention& kernel = ctx.kernels().attention[static_cast<std::size_t>(ctx.compute())];
-  auto cuts = ctx.empty<detail::AttentionCut>(Shape{parts.size()});
+  auto cuts = ctx.empty<AttentionCut>(Shape{parts.size()});
   std::size_t tasks = 0, partials = 0, scratch_bytes = 0, most_work = 1;
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    const auto& [q, kv, y, a] = parts[i];
-    detail::check_attention(q, kv, y.shape(), a);
-    if (y.rows() != q.rows() || y.columns() != a.heads * a.v_dim)
-      throw ShapeError("attention", q.shape().to_string() + " into " + y.shape().to_string() + " with " + std::to_string(a.heads) + " heads of values of " +
-                                        std::to_string(a.v_dim));
-    if (!a.name.empty() && ctx.attention_observed()) detail::tell_observer(ctx, q, kv, a);
-    detail::AttentionCut& cut = cuts.data()[i] = detail::cut_of(parts[i], kernel);
+    const Attend& a = parts[i].attend;
+    AttentionCut& cut = cuts.data()[i] = cut_of(parts[i], kernel);
     cut.partials = partials;
     tasks += cut.tasks;
     if (cut.stretches > 1) partials += a.kv_heads * cut.rows * cut.stretches * (a.v_dim + 2);
     scratch_bytes = std::max(scratch_bytes, kernel.scratch_bytes(a.head_dim, a.v_dim));
-    const std::size_t keys = cut.stretches > 1 ? cut.stretch : kv.length;
+    const std::size_t keys = cut.stretches > 1 ? cut.stretch : parts[i].kv.length;
     most_work = std::max(most_work, std::min(cut.rows, kernel.rows) * keys * (a.head_dim + a.v_dim));  // of one task, in multiply-adds
   }
   if (tasks == 0) return;
@@ -175,9 +182,9 @@ CHIASM_INLINE void attention(Context& ctx, std::span<const AttentionPart> parts)
     auto scratch = ctx.empty<std::byte>(Shape{scratch_bytes});
     std::size_t first = 0;  // task of part i
     for (std::size_t i = 0; i < parts.size() && first < end; first += cuts.data()[i++].tasks) {
-      const detail::AttentionCut& cut = cuts.data()[i];
+      const AttentionCut& cut = cuts.data()[i];
       if (first + cut.tasks <= begin) continue;
-      kernels::AttentionCall call = detail::call_of(parts[i]);
+      kernels::AttentionCall call = call_of(parts[i]);
       call.scratch = scratch.data();
       for (std::size_t task = std::max(begin, first) - first; task < std::min(end - first, cut.tasks); ++task) {
         const std::size_t block = task / cut.stretches, stretch = task % cut.stretches;
@@ -194,7 +201,7 @@ CHIASM_INLINE void attention(Context& ctx, std::span<const AttentionPart> parts)
     }
   });
   for (std::size_t i = 0; i < parts.size() && partials > 0; ++i) {
-    const detail::AttentionCut& cut = cuts.data()[i];
+    const AttentionCut& cut = cuts.data()[i];
     const Attend& a = parts[i].attend;
     const std::size_t group = a.heads / a.kv_heads, width = a.v_dim + 2;
     for (std::size_t row = 0; cut.stretches > 1 && row < a.kv_heads * cut.rows; ++row) {
@@ -205,26 +212,71 @@ CHIASM_INLINE void attention(Context& ctx, std::span<const AttentionPart> parts)
   }
 }
 
+/// Few queries, as the products of few tokens, are computed one by one: what each gets is, bit for bit, what it gets alone. A pass may then take several
+/// steps of an answer at once (pipelines/generation.hpp).
+inline bool takes_steps(const Context& ctx, const AttentionPart& part) { return part.q.rows() > 1 && part.q.rows() <= ctx.most_steps(); }
+
+/// Query i of a part.
+inline AttentionPart step_of(const AttentionPart& part, std::size_t i) {
+  AttentionPart step{part.q.slice(i, 1), part.kv, part.y.slice(i, 1), part.attend};
+  step.attend.offset += i;
+  if (step.attend.causal) step.kv.length = std::min(part.kv.length, step.attend.offset + 1);
+  if (step.attend.mask.data() != nullptr) step.attend.mask = part.attend.mask.slice(i, 1).column_slice(0, step.kv.length);
+  return step;
+}
+
+}  // namespace detail
+
+CHIASM_INLINE void attention(Context& ctx, std::span<const AttentionPart> parts) {
+  std::size_t count = 0;
+  for (const AttentionPart& part : parts) {
+    const View& q = part.q;
+    const KvView& kv = part.kv;
+    const Attend& a = part.attend;
+    const Shape& y = part.operand == nullptr ? part.y.shape() : part.operand->shape();
+    detail::check_attention(q, kv, y, a);
+    const std::size_t rows = part.operand == nullptr ? y.rows() : std::min(y.rows() - part.first_row, q.rows());
+    if (rows != q.rows() || y.columns() != a.heads * a.v_dim)
+      throw ShapeError("attention", q.shape().to_string() + " into " + y.to_string() + " with " + std::to_string(a.heads) + " heads of values of " +
+                                        std::to_string(a.v_dim));
+    if (!a.name.empty() && ctx.attention_observed()) detail::tell_observer(ctx, q, kv, a);
+    count += detail::takes_steps(ctx, part) ? q.rows() : 1;
+  }
+  if (count == parts.size()) return detail::attend(ctx, parts);
+  auto all = ctx.empty<AttentionPart>(Shape{count});
+  AttentionPart* next = all.data();
+  for (const AttentionPart& part : parts) {
+    if (!detail::takes_steps(ctx, part)) *next++ = part;
+    else
+      for (std::size_t i = 0; i < part.q.rows(); ++i) *next++ = detail::step_of(part, i);
+  }
+  detail::attend(ctx, all.values());
+}
+
 CHIASM_INLINE void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& a) {
-  // Few queries, as the products of few tokens, are computed one by one: what each gets is, bit for bit, what it gets alone. A pass may then take several
-  // steps of an answer at once (pipelines/generation.hpp).
-  constexpr std::size_t most = 16;
-  const std::size_t queries = q.rows();
-  if (queries < 2 || queries > std::min(most, ctx.kernels().gemv_tokens)) {
-    const AttentionPart part{q, kv, y, a};
-    return attention(ctx, std::span<const AttentionPart>(&part, 1));
+  const AttentionPart part{q, kv, y, a};
+  attention(ctx, std::span<const AttentionPart>(&part, 1));
+}
+
+CHIASM_INLINE Operand attention_operand(Context& ctx, Shape shape, std::span<AttentionPart> parts) {
+  // A part that is cut into stretches of keys, or done in f32, has its result in rows.
+  const bool tiles = ctx.kernels().attention[static_cast<std::size_t>(ctx.compute())].operands && shape.columns() % 32 == 0;
+  const bool packed = tiles && std::all_of(parts.begin(), parts.end(), [](const AttentionPart& part) {
+    const Attend& a = part.attend;
+    return part.kv.kind != KvKind::q8 && a.v_dim % 2 == 0 && a.kv_heads != 0 && part.q.rows() * (a.heads / a.kv_heads) > detail::few_attention_rows;
+  });
+  Operand y = packed ? Operand::room(ctx, shape) : Operand(ctx.empty(shape));
+  std::size_t row = 0;
+  for (AttentionPart& part : parts) {
+    const std::size_t rows = part.q.rows();
+    part.operand = y.packed() ? &y : nullptr;
+    part.first_row = row;
+    part.y = y.packed() ? MutView() : y.kept().reshape(Shape{shape.rows(), shape.columns()}).slice(row, rows);
+    row += rows;
   }
-  detail::check_attention(q, kv, y.shape(), a);
-  if (!a.name.empty() && ctx.attention_observed()) detail::tell_observer(ctx, q, kv, a);
-  AttentionPart parts[most];
-  for (std::size_t i = 0; i < queries; ++i) {
-    AttentionPart& part = parts[i] = {q.slice(i, 1), kv, y.slice(i, 1), a};
-    part.attend.name = {};
-    part.attend.offset = a.offset + i;
-    if (a.causal) part.kv.length = std::min(kv.length, a.offset + i + 1);
-    if (a.mask.data() != nullptr) part.attend.mask = a.mask.slice(i, 1).column_slice(0, part.kv.length);
-  }
-  attention(ctx, std::span<const AttentionPart>(parts, queries));
+  if (row != shape.rows()) throw ShapeError("attention_operand", std::to_string(row) + " queries into " + shape.to_string());
+  attention(ctx, parts);
+  return y;
 }
 
 CHIASM_INLINE Tensor attention(Context& ctx, View q, const KvView& kv, const Attend& a) {

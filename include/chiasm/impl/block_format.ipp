@@ -163,9 +163,17 @@ inline void read_block(DType type, const Byte* b, float* y) noexcept {
   }
 }
 
+/// Of q8_row, `count` numbers of a row.
+inline void read_bytes(const std::byte* codes, const std::byte* scale_at, float* values, std::size_t count) noexcept {
+  float scale;
+  std::memcpy(&scale, scale_at, sizeof scale);
+  for (std::size_t i = 0; i < count; ++i) values[i] = scale * static_cast<float>(static_cast<std::int8_t>(codes[i]));
+}
+
 }  // namespace detail
 
 CHIASM_INLINE void dequantize(DType type, const std::byte* blocks, float* values, std::size_t count) noexcept {
+  if (type == DType::q8_row) return detail::read_bytes(blocks, blocks + count, values, count);
   const std::size_t size = block_size(type);
   const auto* block = reinterpret_cast<const detail::Byte*>(blocks);
   for (; count >= size; count -= size, values += size, block += size_of(type)) detail::read_block(type, block, values);

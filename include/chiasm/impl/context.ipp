@@ -42,6 +42,8 @@ CHIASM_INLINE void Context::parallel(std::size_t count, std::size_t grain, Funct
   });
 }
 
+CHIASM_INLINE std::size_t Context::most_steps() const noexcept { return kernels_->gemv_tokens[static_cast<std::size_t>(options_.compute)]; }
+
 CHIASM_INLINE std::string_view Context::isa() const noexcept { return name(kernels_->isa); }
 
 }  // namespace chiasm

@@ -32,20 +32,22 @@ CHIASM_INLINE DType converted_type(const Weight& stored, WeightKind kind, Weight
     case WeightKind::keep: return kept;
     case WeightKind::f32: return DType::f32;
     case WeightKind::bf16: return matrix ? DType::bf16 : DType::f32;
-    case WeightKind::q8: case WeightKind::q4: break;
+    case WeightKind::q8: case WeightKind::q4: case WeightKind::i8: break;
   }
   if (!matrix) return DType::f32;
-  if (is_block_format(type) || use == WeightUse::rows) return kept;
+  if ((is_block_format(type) && kind != WeightKind::i8) || use == WeightUse::rows) return kept;
   if (stored.shape().rank() > 2 || stored.shape().columns() < 32) return DType::bf16;
   // iq4_nl leaves 18 % less squared error of weights than q4_0 does in as many bytes, and products read it as fast; q4_1 leaves another 10 % less, and is
   // 11 % larger.
-  return kind == WeightKind::q8 ? DType::q8_0 : DType::iq4_nl;
+  return kind == WeightKind::i8 ? DType::q8_row : kind == WeightKind::q8 ? DType::q8_0 : DType::iq4_nl;
 }
 
-CHIASM_INLINE Weight convert(const Weight& stored, DType type, Layout layout, ThreadPool* threads, const CancelToken& cancel) {
+CHIASM_INLINE Weight convert(const Weight& stored, DType type, Layout layout, ThreadPool* threads, const CancelToken& cancel, const std::vector<std::uint32_t>* order) {
   if (cancel.cancelled()) throw Cancelled();
   const bool panels = layout == Layout::panels && is_block_format(type) && stored.shape().rank() == 2;
-  if (stored.dtype() == type) return panels ? pack(stored, threads) : stored;
+  if (stored.dtype() == type && panels) return pack(stored, threads, order);
+  if (order != nullptr) return convert(stored.gather(*order), type, layout, threads, cancel);
+  if (stored.dtype() == type) return stored;
   if (type != DType::f32 && type != DType::f16 && type != DType::bf16 && !can_quantize(type))
     throw UnsupportedError("conversion of weights to " + std::string(name(type)));
   if (stored.dtype() == DType::boolean) throw UnsupportedError(stored.file() + ": '" + stored.name() + "' is bool, a number was expected");
@@ -56,8 +58,11 @@ CHIASM_INLINE Weight convert(const Weight& stored, DType type, Layout layout, Th
   const std::size_t units = (rows + panel_outputs - 1) / panel_outputs, unit = panels ? panel_bytes(type, columns) : panel_outputs * to_row;
   const std::shared_ptr<std::byte> memory = detail::weight_memory(panels ? units * unit : rows * to_row);
   const Weight converted(stored.name(), type, stored.shape(), memory.get(), memory, stored.file(), panels ? Layout::panels : Layout::rows);
-  if (columns == 0) return converted;
-  const std::size_t piece = std::min<std::size_t>(columns, 4096);  // whole blocks
+  if (columns == 0) {
+    std::memset(memory.get(), 0, converted.bytes());  // the scales of empty rows
+    return converted;
+  }
+  const std::size_t piece = type == DType::q8_row ? columns : std::min<std::size_t>(columns, 4096);  // whole blocks
   const auto some = [&](std::size_t begin, std::size_t end) {
     std::vector<float> numbers(type == DType::f32 ? 0 : piece);
     std::vector<std::byte> blocks(panels ? panel_outputs * to_row : 0);
@@ -80,12 +85,16 @@ CHIASM_INLINE Weight convert(const Weight& stored, DType type, Layout layout, Th
             if (can_quantize(type)) quantize(type, read, n, at);
             else if (type != DType::f32) detail::round_to_half(type, read, n, reinterpret_cast<std::uint16_t*>(at));
           }
-        if (panels) pack_panel(type, blocks.data(), count, columns, 0, memory.get() + u * unit);
+        if (!panels) continue;
+        const std::byte* of_panel[panel_outputs] = {};
+        for (std::size_t r = 0; r < count; ++r) of_panel[r] = blocks.data() + r * to_row;
+        pack_panel(type, of_panel, columns, memory.get() + u * unit);
       }
     }
   };
   if (threads == nullptr || rows * columns < (std::size_t{1} << 14)) some(0, units);
   else threads->parallel(units, 1, some);
+  if (stored.layout() == Layout::rows) detail::release_pages(stored.owner(), stored.data(), stored.bytes());  // what a thread's pages brought along
   return converted;
 }
 

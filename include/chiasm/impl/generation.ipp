@@ -441,7 +441,7 @@ CHIASM_INLINE Generation::Generation(Context& ctx, const LanguageModel& lm, Tens
     throw ArgumentError("num_return_sequences is " + std::to_string(*rules_.options().num_return_sequences) + ", must be 1 here: generate_batch gives more");
   generation::reserve(history_, rules_);
   const GenerateOptions& o = rules_.options();
-  if (!ctx.watched() && ctx.kernels().gemv_tokens > 1 && ((o.lookup && o.lookup->max_tokens > 0) || (o.draft && o.draft->max_tokens > 0)))
+  if (!ctx.watched() && ctx.most_steps() > 1 && ((o.lookup && o.lookup->max_tokens > 0) || (o.draft && o.draft->max_tokens > 0)))
     ahead_ = std::make_unique<Ahead>(ctx, lm, rules_);
 }
 CHIASM_INLINE Generation::~Generation() = default;

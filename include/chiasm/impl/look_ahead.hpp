@@ -171,7 +171,7 @@ class DraftModel {
       const Stopwatch step;
       const std::span<const TokenId> unread = std::span<const TokenId>(history_).subspan(rules_.prompt_ids() + read_.size());
       const std::size_t count = unread.size();
-      const Sequence rows{&cache_, count, count <= ctx.kernels().gemv_tokens};
+      const Sequence rows{&cache_, count, count <= ctx.most_steps()};
       const Tensor hidden = lm_->forward(ctx, lm_->embed(ctx, unread), std::span<const Sequence>(&rows, 1));
       read_.insert(read_.end(), unread.begin(), unread.end());
       Tensor logits = lm_->logits(ctx, hidden.slice(count - 1, 1));
@@ -227,7 +227,7 @@ class DraftModel {
 class LookAhead {
  public:
   LookAhead(const Context& ctx, const LanguageModel& lm, const DecodingRules& rules)
-      : passes_(ctx.kernels().gemv_tokens), lm_(&lm), vocab_(lm.vocab_size()), most_rows_(ctx.kernels().gemv_tokens) {
+      : passes_(ctx.most_steps()), lm_(&lm), vocab_(lm.vocab_size()), most_rows_(ctx.most_steps()) {
     const GenerateOptions& o = rules.options();
     if (o.lookup) lookup_ = *o.lookup;
     else lookup_.max_tokens = 0;

@@ -7,27 +7,50 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
-CHIASM_INLINE Operand Operand::room(Context& ctx, Shape shape) {
+namespace detail {
+
+/// The products that x with so many rows goes to, if it is packed for them; else null. Of Compute::i8 those with weights of eight bits.
+inline const kernels::Gemm* packing(const Context& ctx, std::size_t rows) noexcept {
   const kernels::Table& table = ctx.kernels();
-  // Products that round x to eight bits read rows, and round those once for all weights.
-  if (shape.rows() <= std::max(table.gemv_tokens, ctx.compute() == Compute::f32 ? 0 : table.i8_tokens)) return Operand(ctx.empty(shape));
-  Operand x;
-  x.shape_ = shape;
-  x.packed_ = ctx.empty<std::byte>(Shape{ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][0].packed_bytes(shape.rows(), shape.columns())});
-  return x;
+  // Products that round x to eight bits in place read rows, and round those once for all weights.
+  if (rows <= std::max(ctx.most_steps(), ctx.compute() == Compute::f32 ? 0 : table.i8_tokens)) return nullptr;
+  return &table.gemm[static_cast<std::size_t>(ctx.compute())][static_cast<std::size_t>(ctx.compute() == Compute::i8 ? DType::q8_row : DType::f32)];
+}
+
+}  // namespace detail
+
+CHIASM_INLINE Operand::Operand(Context& ctx, Shape shape, const kernels::Gemm& gemm)
+    : gemm_(&gemm), packed_(ctx.empty<std::byte>(Shape{gemm.packed_bytes(shape.rows(), shape.columns())})), shape_(shape) {}
+
+CHIASM_INLINE Operand Operand::room(Context& ctx, Shape shape) {
+  const kernels::Gemm* const gemm = detail::packing(ctx, shape.rows());
+  return gemm != nullptr && gemm->unpack == nullptr ? Operand(ctx, shape, *gemm) : Operand(ctx.empty(shape));
+}
+
+CHIASM_INLINE bool Operand::suits(const kernels::Gemm& gemm) const noexcept { return gemm_ == nullptr || gemm_->pack == gemm.pack; }
+
+CHIASM_INLINE Tensor Operand::unpacked(Context& ctx) const {
+  if (gemm_ == nullptr || gemm_->unpack == nullptr) throw UnsupportedError("rows of an operand in floats");
+  Tensor rows = ctx.empty(shape_);
+  ctx.parallel(shape_.rows(), 16, [&](std::size_t begin, std::size_t end) {
+    gemm_->unpack(packed_.data(), shape_.rows(), shape_.columns(), begin, end, rows.row(begin), shape_.columns());
+  });
+  return rows;
 }
 
 CHIASM_INLINE Operand Operand::of_rows(Context& ctx, Shape shape, FunctionRef<void(std::size_t, float*)> make) {
-  Operand x = room(ctx, shape);
+  const kernels::Gemm* const packing = detail::packing(ctx, shape.rows());
   const std::size_t rows = shape.rows(), columns = shape.columns();
-  if (!x.packed()) {
-    const std::size_t few = ctx.kernels().gemv_tokens;
+  if (packing == nullptr) {
+    Operand x(ctx.empty(shape));
+    const std::size_t few = ctx.most_steps();
     ctx.parallel(rows, rows <= few ? rows : 4, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) make(i, x.kept_.row(i));
     });
     return x;
   }
-  const kernels::Gemm& gemm = ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][0];
+  const kernels::Gemm& gemm = *packing;
+  Operand x(ctx, shape, gemm);
   ctx.parallel((rows + gemm.panel - 1) / gemm.panel, 1, [&](std::size_t begin, std::size_t end) {
     Tensor panel = ctx.empty(Shape{gemm.panel, columns});  // stays in the cache between making and packing
     for (std::size_t p = begin; p < end; ++p) {

@@ -3,10 +3,13 @@
 #include <chiasm/core/mapped_file.hpp>
 #include <chiasm/core/pack.hpp>
 #include <chiasm/core/panel.hpp>
+#include <chiasm/impl/weight.ipp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <new>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -33,27 +36,44 @@ inline std::shared_ptr<std::byte> weight_memory(std::size_t bytes) {
   return {static_cast<std::byte*>(memory), [](std::byte* p) { ::operator delete(p, std::align_val_t(64)); }};
 }
 
+/// body(begin, end) on all of [0, count), at most `piece` at a time. Each thread begins at a place of its own and helps the others when it is done there:
+/// next to each other they would wait for one another at every page, those of the file that they map and those of memory that they are the first to touch.
+inline void parallel_apart(ThreadPool& pool, std::size_t count, std::size_t piece, FunctionRef<void(std::size_t, std::size_t)> body) {
+  const std::size_t parts = pool.size();
+  std::vector<std::atomic<std::size_t>> taken(parts);
+  pool.parallel(parts, 1, [&](std::size_t first, std::size_t last) {
+    for (std::size_t i = first * parts; i < last * parts; ++i) {
+      const std::size_t part = (i / parts + i % parts) % parts, end = count * (part + 1) / parts, begin = count * part / parts;
+      for (std::size_t at; (at = begin + taken[part].fetch_add(piece)) < end;) body(at, std::min(at + piece, end));
+    }
+  });
+}
+
 }  // namespace detail
 
-CHIASM_INLINE Weight pack(const Weight& weight, ThreadPool* pool) {
-  if (!is_block_format(weight.dtype()) || weight.layout() == Layout::panels) return weight;
+CHIASM_INLINE Weight pack(const Weight& weight, ThreadPool* pool, const std::vector<std::uint32_t>* order) {
+  if (!is_block_format(weight.dtype()) || weight.layout() == Layout::panels) return order == nullptr ? weight : weight.gather(*order);
   if (weight.shape().rank() != 2) throw ShapeError("pack", weight.describe() + " '" + weight.name() + "', a matrix expected");
   const std::size_t rows = weight.shape()[0], columns = weight.shape()[1], panels = (rows + panel_outputs - 1) / panel_outputs;
+  if (order != nullptr) detail::expect_order(weight, *order);
   const std::size_t bytes = panel_bytes(weight.dtype(), columns), row = row_bytes(weight.dtype(), columns);
   const std::shared_ptr<std::byte> memory = detail::weight_memory(panels * bytes);
   const auto some = [&](std::size_t begin, std::size_t end) {
-    // In pieces of about a megabyte: the source's pages come and go.
-    const std::size_t piece = (std::size_t{1} << 20) / std::max<std::size_t>(bytes, 1) + 1;
-    for (std::size_t p = begin; p < end; p += piece) {
-      const std::size_t last = std::min(p + piece, end), first_row = p * panel_outputs, last_row = std::min(rows, last * panel_outputs);
-      const detail::MappedRange source(weight.owner(), weight.data() + first_row * row, (last_row - first_row) * row);
-      for (std::size_t i = p; i < last; ++i) pack_panel(weight.dtype(), weight.data(), rows, columns, i, memory.get() + i * bytes);
+    const std::size_t first_row = begin * panel_outputs, last_row = std::min(rows, end * panel_outputs);
+    const detail::MappedRange source(weight.owner(), weight.data() + first_row * row, (last_row - first_row) * row);
+    for (std::size_t p = begin; p < end; ++p) {
+      const std::byte* from[panel_outputs] = {};
+      for (std::size_t o = 0, i = p * panel_outputs; o < panel_outputs && i < rows; ++o, ++i) from[o] = weight.data() + (order == nullptr ? i : (*order)[i]) * row;
+      pack_panel(weight.dtype(), from, columns, memory.get() + p * bytes);
     }
   };
+  // In pieces of about two megabytes: the source's pages come and go.
+  const std::size_t piece = (std::size_t{2} << 20) / std::max<std::size_t>(bytes, 1) + 1;
   if (pool == nullptr || panels * bytes < (std::size_t{1} << 18))
-    some(0, panels);
+    for (std::size_t p = 0; p < panels; p += piece) some(p, std::min(p + piece, panels));
   else
-    pool->parallel(panels, 1, some);
+    detail::parallel_apart(*pool, panels, piece, some);
+  detail::release_pages(weight.owner(), weight.data(), weight.bytes());  // what a thread's pages brought along
   return Weight(weight.name(), weight.dtype(), weight.shape(), memory.get(), memory, weight.file(), Layout::panels);
 }
 

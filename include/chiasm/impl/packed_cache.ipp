@@ -107,6 +107,7 @@ CHIASM_INLINE std::optional<WeightsIdentity> WeightsIdentity::of(const Weights& 
       continue;
     }
     for (const std::size_t at : {std::size_t{0}, bytes.size() / 2, bytes.size() - sample}) sum << bytes.subspan(at, sample);
+    detail::release_pages(weight.owner(), bytes.data(), bytes.size());  // a page asked for brings its neighbours, of which there may be many
   }
   for (const std::string& file : files)
     if (!detail::absorb_file(sum, file)) return std::nullopt;
@@ -239,7 +240,7 @@ CHIASM_INLINE std::string PackedCache::path_in(const std::string& folder, const 
   if (error) whole = name;
   ContentHash<> sum({});
   detail::absorb_text(sum, whole.string());
-  constexpr std::string_view kinds[] = {"keep", "f32", "bf16", "q8", "q4"};
+  constexpr std::string_view kinds[] = {"keep", "f32", "bf16", "q8", "q4", "i8"};
   std::string file = whole.filename().string() + "-" + detail::hexadecimal(sum.digest().low) + "-" + std::string(kinds[static_cast<std::size_t>(kind)]) + ".packed";
   return (std::filesystem::path(folder) / file).string();
 }

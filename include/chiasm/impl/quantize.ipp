@@ -189,15 +189,89 @@ CHIASM_QUANTIZE_INLINE void quantize_blocks(DType type, const float* x, std::siz
   }
 }
 
-inline void quantize_anywhere(DType type, const float* x, std::size_t blocks, std::uint8_t* to) noexcept { quantize_blocks<4>(type, x, blocks, to); }
+/// A row under one scale: codes, and behind them the scale. Lanes are numbers here; shares and codes multiply to whole numbers below 2^20, whose sums are exact
+/// whatever their order.
+template <int N>
+CHIASM_QUANTIZE_INLINE void quantize_row(const float* x, std::size_t count, std::uint8_t* to) noexcept {
+  using L = QuantizeLanes<N>;
+  using Float = typename L::Float;
+  using Int = typename L::Int;
+  using Codes = EvenCodes<-127, 127>;
+  const auto load = [&](std::size_t i, Float& values) {
+    values = Float{};
+    std::memcpy(&values, x + i, (count - i < static_cast<std::size_t>(N) ? count - i : static_cast<std::size_t>(N)) * sizeof(float));
+  };
+  Float values;
+  Int most = {};
+  for (std::size_t i = 0; i < count; i += N) {
+    load(i, values);
+    const Int bits = (Int)values & 0x7fffffff;
+    most = bits > most ? bits : most;
+  }
+  std::int32_t top = 0;
+  for (int lane = 0; lane < N; ++lane) top = most[lane] > top ? most[lane] : top;
+  const auto put = [&](float scale) { std::memcpy(to + count, &scale, sizeof scale); };
+  const float largest = std::bit_cast<float>(top);
+  if (top >= 0x7f800000 || largest < 1e-30f) {
+    std::memset(to, 0, count);
+    return put(top >= 0x7f800000 ? std::bit_cast<float>(0x7fc00000u) : 0.0f);
+  }
+
+  // What is tried: scales in codes for the largest number. They leave 3 % (of 1024 numbers) to 8 % (of 128) less squared error than its being 127.
+  constexpr float tried[] = {127, 130, 134, 138, 142, 147, 152, 158};
+  constexpr int tries = sizeof tried / sizeof *tried;
+  std::int64_t products[tries] = {}, squares[tries] = {};
+  const float one = 8191.0f / largest;
+  for (std::size_t begin = 0; begin < count; begin += 4096) {  // so many sums of products fit 32 bits
+    const std::size_t end = count - begin < 4096 ? count : begin + 4096;
+    Int some_products[tries] = {}, some_squares[tries] = {};
+    for (std::size_t i = begin; i < end; i += N) {
+      load(i, values);
+      const Float magnitude = __builtin_convertvector(__builtin_convertvector((values < 0 ? -values : values) * one + 0.5f, Int), Float);
+#pragma GCC unroll 8
+      for (int t = 0; t < tries; ++t) {
+        Float y = magnitude * (tried[t] / 8192);
+        Codes::template round<L>(y);
+        some_products[t] += __builtin_convertvector(magnitude * y, Int);
+        some_squares[t] += __builtin_convertvector(y * y, Int);
+      }
+    }
+    for (int t = 0; t < tries; ++t)
+      for (int lane = 0; lane < N; ++lane) products[t] += some_products[t][lane], squares[t] += some_squares[t][lane];
+  }
+  int best = 0;  // the scale that fits its codes best leaves |x|^2 - products^2 / squares
+  const auto gain = [&](int t) { return static_cast<double>(products[t]) / static_cast<double>(squares[t]) * static_cast<double>(products[t]); };
+  for (int t = 1; t < tries; ++t)
+    if (gain(t) > gain(best)) best = t;
+  constexpr float most_scale = 0x1.02p+121f;  // 127 of it are a number still
+  const auto fitted = static_cast<float>(static_cast<double>(products[best]) / static_cast<double>(squares[best]) * static_cast<double>(largest) / 8191.0);
+  const float scale = fitted < most_scale ? fitted : most_scale;
+  put(scale);
+  for (std::size_t i = 0; i < count; i += N) {
+    load(i, values);
+    Float y = values / scale;
+    Codes::template round<L>(y);
+    const Int codes = __builtin_convertvector(y, Int);
+    for (int lane = 0; lane < N && i + static_cast<std::size_t>(lane) < count; ++lane) to[i + static_cast<std::size_t>(lane)] = static_cast<std::uint8_t>(codes[lane]);
+  }
+}
+
+/// Blocks, or of q8_row a row of numbers.
+template <int N>
+CHIASM_QUANTIZE_INLINE void quantize_some(DType type, const float* x, std::size_t count, std::uint8_t* to) noexcept {
+  if (type == DType::q8_row) quantize_row<N>(x, count, to);
+  else quantize_blocks<N>(type, x, count, to);
+}
+
+inline void quantize_anywhere(DType type, const float* x, std::size_t count, std::uint8_t* to) noexcept { quantize_some<4>(type, x, count, to); }
 
 #if CHIASM_QUANTIZE_X86
-__attribute__((target("avx2,fma"))) inline void quantize_avx2(DType type, const float* x, std::size_t blocks, std::uint8_t* to) noexcept {
-  quantize_blocks<8>(type, x, blocks, to);
+__attribute__((target("avx2,fma"))) inline void quantize_avx2(DType type, const float* x, std::size_t count, std::uint8_t* to) noexcept {
+  quantize_some<8>(type, x, count, to);
 }
-__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) inline void quantize_avx512(DType type, const float* x, std::size_t blocks,
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) inline void quantize_avx512(DType type, const float* x, std::size_t count,
                                                                                                  std::uint8_t* to) noexcept {
-  quantize_blocks<16>(type, x, blocks, to);
+  quantize_some<16>(type, x, count, to);
 }
 #endif
 
@@ -212,6 +286,7 @@ CHIASM_INLINE void quantize(DType type, const float* values, std::size_t count, 
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     run = detail::quantize_avx512;
 #endif
+  if (type == DType::q8_row) return run(type, values, count, to);
   const std::size_t whole = count / 32, rest = count % 32;
   run(type, values, whole, to);
   if (rest == 0) return;

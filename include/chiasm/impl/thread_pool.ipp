@@ -88,7 +88,7 @@ struct ThreadPool::State {
       // On a box with other work the spin must end soon.
       const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
       while (turn.load(std::memory_order_acquire) == seen) {
-        for (int i = 0; i < 32; ++i) detail::pause();
+        for (int i = 0; i < 32 && turn.load(std::memory_order_acquire) == seen; ++i) detail::pause();
         if (std::chrono::steady_clock::now() < until) continue;
         std::unique_lock lock(mutex);
         wake.wait(lock, [&] { return turn.load(std::memory_order_acquire) != seen; });

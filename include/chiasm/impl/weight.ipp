@@ -44,6 +44,14 @@ void convert_f8_to_f32(const std::byte* from, float* to, std::size_t count) noex
   for (std::size_t i = 0; i < count; ++i) to[i] = read(static_cast<std::uint8_t>(from[i]));
 }
 
+/// Throws ShapeError unless the weight's rows can be taken in this order.
+inline void expect_order(const Weight& weight, std::span<const std::uint32_t> order) {
+  const std::size_t rows = weight.shape().rank() == 0 ? 0 : weight.shape()[0];
+  const bool apart = weight.layout() == Layout::rows && (!is_block_format(weight.dtype()) || weight.shape().rank() > 1);  // a row of blocks cannot be taken to pieces
+  if (!apart || order.size() != rows || std::any_of(order.begin(), order.end(), [&](std::uint32_t row) { return row >= rows; }))
+    throw ShapeError("Weight::gather", weight.name() + " " + weight.describe() + " by " + std::to_string(order.size()) + " rows");
+}
+
 }  // namespace detail
 
 CHIASM_INLINE Weight Weight::slice(std::size_t begin, std::size_t count) const {
@@ -63,10 +71,8 @@ CHIASM_INLINE Weight Weight::slice(std::size_t begin, std::size_t count) const {
 }
 
 CHIASM_INLINE Weight Weight::gather(std::span<const std::uint32_t> order) const {
-  const std::size_t rows = shape_.rank() == 0 ? 0 : shape_[0], bytes = rows == 0 ? 0 : this->bytes() / rows;
-  const bool apart = layout_ == Layout::rows && (!is_block_format(dtype_) || shape_.rank() > 1);  // a row of blocks cannot be taken to pieces
-  if (!apart || order.size() != rows || std::any_of(order.begin(), order.end(), [&](std::uint32_t row) { return row >= rows; }))
-    throw ShapeError("Weight::gather", name_ + " " + describe() + " by " + std::to_string(order.size()) + " rows");
+  detail::expect_order(*this, order);
+  const std::size_t rows = order.size(), bytes = rows == 0 ? 0 : this->bytes() / rows;
   const std::shared_ptr<std::byte[]> copy(new std::byte[std::max<std::size_t>(rows * bytes, 1)]);
   const detail::MappedRange read_once(owner_, data_, rows * bytes);
   for (std::size_t i = 0; i < rows; ++i) std::memcpy(copy.get() + i * bytes, data_ + order[i] * bytes, bytes);
@@ -79,7 +85,7 @@ CHIASM_INLINE Weight Weight::gather(std::span<const std::uint32_t> order) const 
 CHIASM_INLINE void Weight::read(std::size_t row, std::size_t column, std::size_t count, float* values) const noexcept {
   const std::size_t columns = shape_.columns(), before = column / block_size(dtype_);
   if (layout_ == Layout::panels)
-    return dequantize_panel(dtype_, data_ + row / panel_outputs * panel_bytes(dtype_, columns) + before * panel_format(dtype_).block(), row % panel_outputs, values, count);
+    return dequantize_panel(dtype_, data_ + row / panel_outputs * panel_bytes(dtype_, columns), row % panel_outputs, column, values, count);
   const std::byte* const from = data_ + row * row_bytes(dtype_, columns) + before * size_of(dtype_);
   switch (dtype_) {
     case DType::f32: return detail::convert_to_f32<float>(from, values, count);
@@ -97,6 +103,7 @@ CHIASM_INLINE void Weight::read(std::size_t row, std::size_t column, std::size_t
     case DType::u32: return detail::convert_to_f32<std::uint32_t>(from, values, count);
     case DType::i64: return detail::convert_to_f32<std::int64_t>(from, values, count);
     case DType::u64: return detail::convert_to_f32<std::uint64_t>(from, values, count);
+    case DType::q8_row: return detail::read_bytes(from, from + (columns - column), values, count);
     case DType::boolean: return;
     default: return dequantize(dtype_, from, values, count);
   }

@@ -38,7 +38,7 @@ struct Weights::Store {
     const bool matrix = entry.weight.shape().rank() > 1;
     std::optional<Weight> known = matrix && how.before ? how.before->find(name, entry.weight, type, layout) : std::nullopt;
     if (matrix && !known && !how.threads) how.threads = std::make_shared<ThreadPool>();
-    const Weight converted = known ? *known : convert(entry.take(), type, layout, how.threads.get(), how.cancel);
+    const Weight converted = known ? *known : convert(entry.weight, type, layout, how.threads.get(), how.cancel, entry.order.get());
     if (matrix && how.before && !known) how.before->add(name, entry.weight, converted);
     if (matrix && how.on_progress) how.on_progress(entry.weight.name(), std::min(++work->done, work->total), work->total);
     return converted;

@@ -17,6 +17,18 @@ namespace kernels {
 
 /// Where a product goes, and what is done on its way there: y = activation(product + bias) + residual, or, of a gated product,
 /// activation(gate's product + gate_bias) * (product + bias). In rows, or as the packed x of a product to come.
+/// Outputs of a product that are the queries, keys or values of heads, `head_dim` each, an even number: rounded to bf16 and laid where tiles of attention read
+/// them. Tokens are sequences of `length`, one behind the other. Keys and values lie in blocks of kv_layout.hpp; queries, times `scale`, in rows of
+/// head_dim and then zeros up to a multiple of 32.
+struct HeadsOutput {
+  enum class Kind : std::uint8_t { queries, keys, values };
+  Kind kind = Kind::queries;
+  unsigned char* data = nullptr;  // of the first sequence's first head; 64-byte aligned, as the strides are
+  std::size_t head_dim = 0, head_bytes = 0;
+  std::size_t length = 0, sequence_bytes = 0;
+  float scale = 1.0f;
+};
+
 struct Output {
   float* y = nullptr;
   std::size_t stride = 0;           // of y's rows
@@ -27,6 +39,7 @@ struct Output {
   const float* gate_bias = nullptr;  // (N) or null
   void* packed = nullptr;            // instead of y: x of the same tokens as Gemm::pack would have it, of depth N
   std::size_t packed_depth = 0;      // N
+  const HeadsOutput* heads = nullptr;  // or this instead of y, where Gemm::writes_heads. With bias, and nothing else
 };
 
 /// y (tokens, N) = x (tokens, depth) Wᵀ for many tokens: x is packed once, then ranges of panels and outputs are independent.
@@ -53,6 +66,11 @@ struct Gemm {
   void (*pack)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, std::size_t begin, std::size_t end,
                void* packed) noexcept = nullptr;
   void (*run)(const GemmCall& call) noexcept = nullptr;
+  /// Of packed outputs of such a depth, ranges must begin at multiples of this, not of `step`. Null: of `step`.
+  std::size_t (*packed_step)(std::size_t depth) noexcept = nullptr;
+  /// Tokens [begin, end) of packed x as rows, `stride` floats apart. Null where weights of all kinds read x in this form.
+  void (*unpack)(const void* packed, std::size_t tokens, std::size_t depth, std::size_t begin, std::size_t end, float* rows, std::size_t stride) noexcept = nullptr;
+  bool writes_heads = false;  // whether run() takes Output::heads
 };
 
 /// The same for few tokens, where reading the weights is all the time: rows of W are read once, in place.
@@ -65,9 +83,9 @@ struct GemvCall {
   Output out;
 };
 
-/// The same by activations of eight bits, for weights in block formats: any number of tokens.
+/// The same by activations that are rounded: to eight bits, for weights in block formats, any number of tokens; or to bf16, for weights in bf16.
 struct QuantizedCall {
-  const void* quantized = nullptr;  // from Table::quantize
+  const void* quantized = nullptr;  // from Table::quantize, or Few::pack
   std::size_t tokens = 0, depth = 0;
   const void* weight = nullptr;
   std::size_t weight_stride = 0;  // bytes of a panel
@@ -75,11 +93,21 @@ struct QuantizedCall {
   Output out;
 };
 
+/// Products of few tokens with weights in bf16, by activations rounded to bf16. Each token's are the same, bit for bit, in any company.
+struct Few {
+  std::size_t tokens = 0;  // at most; 0 where a tier has none
+  std::size_t (*packed_bytes)(std::size_t tokens, std::size_t depth) noexcept = nullptr;
+  void (*pack)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, void* packed) noexcept = nullptr;
+  void (*run)(const QuantizedCall& call) noexcept = nullptr;
+};
+
 /// Softmax(scale q kᵀ + bias) v for rows of one key-value head. A row is a pair of a query and one of the heads that share the
 /// key-value head: row r is query r / group, head kv_head * group + r % group, with group = heads / kv_heads.
 struct AttentionCall {
   const float* q = nullptr;  // query i of head h at q + i * q_row + h * head_dim
   std::size_t q_row = 0;
+  const void* q_rows = nullptr;  // instead of q, where Attention::operands: head h's queries, times scale * log2(e), at q_rows + h * q_head bytes, as HeadsOutput
+  std::size_t q_head = 0;
   KvKind kind = KvKind::f32;  // automatic: f32
   const void* k = nullptr;    // f32: key j of head g at k + j * k_row + g * k_head floats. Else head g's blocks of kv_layout.hpp at k + g * k_head bytes
   std::size_t k_row = 0, k_head = 0;
@@ -87,6 +115,10 @@ struct AttentionCall {
   std::size_t v_row = 0, v_head = 0;
   float* y = nullptr;  // query i of head h at y + i * y_row + h * v_dim
   std::size_t y_row = 0;
+  // Instead of y, where Attention::operands: x of a product of packed_tokens tokens, as Gemm::pack of the same Compute has it, of depth packed_depth;
+  // query i is its token packed_first + i. For an even v_dim, a multiple of 32 in all heads, and nothing partial.
+  void* packed = nullptr;
+  std::size_t packed_first = 0, packed_tokens = 0, packed_depth = 0;
   std::size_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0, v_dim = 0;
   float scale = 1;
   bool causal = false;          // key j is visible to query i iff j <= offset + i
@@ -110,6 +142,7 @@ struct Attention {
   void (*run)(const AttentionCall& call) noexcept = nullptr;
   /// One row's `count` partial results, `stride` floats apart.
   void (*combine)(const float* partials, std::size_t count, std::size_t stride, std::size_t v_dim, float* y) noexcept = nullptr;
+  bool operands = false;  // whether run() takes q_rows and packed, of more than 32 rows in a call's parts, keys not in q8
 };
 
 /// Ways into and out of caches.
@@ -120,14 +153,16 @@ struct KvStore {
   void (*read_values)(const KvRows& rows) noexcept = nullptr;
 };
 
+inline constexpr std::size_t compute_kinds = 3;  // of Compute: f32, bf16, i8
+
 struct Table {
   Isa isa = Isa::scalar;
 
-  // Products, by Compute (f32, bf16: activations may be rounded to bf16) and by the weights' DType: kinds differ in `run` only,
-  // so that one packed x serves weights of several kinds. Attention by Compute.
-  Gemm gemm[2][weight_kinds];
+  // Products, by Compute and by the weights' DType: kinds differ in `run` only, so that one packed x serves weights of several kinds; but for
+  // Compute::i8, where q8_row may read x in a form of its own. Attention by Compute.
+  Gemm gemm[compute_kinds][weight_kinds];
   void (*gemv[weight_kinds])(const GemvCall& call) noexcept = {};
-  std::size_t gemv_tokens = 0;  // up to so many tokens gemv is the faster one
+  std::size_t gemv_tokens[compute_kinds] = {};  // up to so many tokens gemv is the faster one
 
   // Products of block formats by activations of eight bits; null where a tier has none.
   std::size_t (*quantized_bytes)(std::size_t tokens, std::size_t depth) noexcept = nullptr;
@@ -135,7 +170,8 @@ struct Table {
   void (*quantize)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, void* quantized) noexcept = nullptr;
   void (*gemv_i8[weight_kinds])(const QuantizedCall& call) noexcept = {};
   std::size_t i8_tokens = 0;  // up to so many tokens they are faster than gemm
-  Attention attention[2];
+  Few few;
+  Attention attention[compute_kinds];
   KvStore kv;
 
   // Rows. y may be x.

@@ -52,7 +52,7 @@ class GptNeoxAttention {
     Tensor qkv = sorted(ctx, query_key_value_(ctx, x));                                    // (T, 3 D)
     pass.rotate(ctx, qkv.view().column_slice(0, 2 * width), attend_.head_dim);             // queries and keys alike
     const View all = qkv;
-    const Tensor mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, width), all.column_slice(2 * width, width), attend_);
+    const Operand mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, width), all.column_slice(2 * width, width), attend_);
     return dense_(ctx, mixed, Activation::none, residual);
   }
 

@@ -60,7 +60,7 @@ class OptAttention {
     const std::size_t width = x.columns();
     const Tensor qkv = qkv_(ctx, x);                                                       // (T, 3 D)
     const View all = qkv;
-    const Tensor mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, width), all.column_slice(2 * width, width), attend_);
+    const Operand mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, width), all.column_slice(2 * width, width), attend_);
     return out_proj_(ctx, mixed, Activation::none, residual);
   }
 

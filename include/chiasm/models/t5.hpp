@@ -9,6 +9,7 @@
 #include <chiasm/nn/mlp.hpp>
 #include <chiasm/nn/norm.hpp>
 #include <chiasm/nn/relative_position_bias.hpp>
+#include <chiasm/nn/self_attention.hpp>
 
 #include <cmath>
 #include <memory>
@@ -72,13 +73,10 @@ class T5Attention {
   }
 
   Tensor operator()(Context& ctx, const Operand& x, const DistanceBias& bias, View residual) const {  // (S, D) -> (S, D)
-    const Tensor qkv = qkv_(ctx, x);                                                        // (S, 3 H d)
-    const std::size_t width = qkv.columns() / 3;
-    const KvView kv{qkv.data() + width, qkv.data() + 2 * width, qkv.rows(), 3 * width, attend_.head_dim, 3 * width, attend_.v_dim};
     Attend attend = attend_;
     attend.name = "encoder.self_attn";
     bias.add_to(attend);
-    return o_(ctx, attention(ctx, qkv.view().column_slice(0, width), kv, attend), Activation::none, residual);
+    return o_(ctx, self_attention(ctx, qkv_, x, attend), Activation::none, residual);
   }
 
   Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
@@ -88,7 +86,7 @@ class T5Attention {
     Attend attend = attend_;
     attend.causal = true;
     pass.distances.add_to(attend);
-    const Tensor mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, width), all.column_slice(2 * width, width), attend);
+    const Operand mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, width), all.column_slice(2 * width, width), attend);
     return o_(ctx, mixed, Activation::none, residual);
   }
 

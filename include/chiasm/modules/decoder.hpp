@@ -42,7 +42,7 @@ class DecoderAttention {
     const std::size_t width = attend_.heads * attend_.head_dim, kv_width = attend_.kv_heads * attend_.head_dim;
     pass.rotate(ctx, qkv.view().column_slice(0, width + kv_width), attend_.head_dim);  // queries and keys alike
     const View all = qkv;
-    const Tensor mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, kv_width), all.column_slice(width + kv_width, kv_width), attend_);
+    const Operand mixed = pass.attend(ctx, all.column_slice(0, width), all.column_slice(width, kv_width), all.column_slice(width + kv_width, kv_width), attend_);
     return o_proj_(ctx, mixed, Activation::none, residual);                             // (T, D)
   }
 

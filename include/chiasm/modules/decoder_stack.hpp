@@ -60,19 +60,18 @@ struct DecoderPass {
   }
 
   /// Each sequence's keys and values go to the end of its cache, and its queries see what is there then.
-  Tensor attend(Context& ctx, View q, View k, View v, Attend attend) const {  // (T, H d), (T, Kv d), (T, Kv dv) -> (T, H dv)
+  Operand attend(Context& ctx, View q, View k, View v, Attend attend) const {  // (T, H d), (T, Kv d), (T, Kv dv) -> (T, H dv)
     attend.name = "self_attn";
     attend.layer = layer;
-    Tensor mixed = ctx.empty(Shape{q.rows(), attend.heads * attend.v_dim});
+    auto parts = ctx.empty<AttentionPart>(Shape{batch.size()});
     std::size_t begin = 0;
-    for (const Sequence& sequence : batch) {
-      KvCache::Layer& cache = (*sequence.cache)[layer];
+    for (std::size_t i = 0; i < batch.size(); begin += batch[i++].rows) {
+      const std::size_t rows = batch[i].rows;
+      KvCache::Layer& cache = (*batch[i].cache)[layer];
       attend.offset = attend.first_query = cache.length();
-      const KvView kv = cache.append(ctx, k.slice(begin, sequence.rows), v.slice(begin, sequence.rows));
-      attention(ctx, q.slice(begin, sequence.rows), kv, mixed.slice(begin, sequence.rows), attend);
-      begin += sequence.rows;
+      parts.data()[i] = {q.slice(begin, rows), cache.append(ctx, k.slice(begin, rows), v.slice(begin, rows)), {}, attend};
     }
-    return mixed;
+    return attention_operand(ctx, Shape{q.rows(), attend.heads * attend.v_dim}, parts.values());
   }
 };
 
@@ -105,6 +104,8 @@ class DecoderStack : public LanguageModel {
       if (sequence.cache == nullptr || sequence.cache->layers() != sizes_.num_hidden_layers)
         throw ShapeError("Decoder", "a cache of " + std::to_string(sequence.cache == nullptr ? 0 : sequence.cache->layers()) + " layers for " +
                                         std::to_string(sizes_.num_hidden_layers));
+      for (std::size_t j = 0; j < i; ++j)
+        if (batch[j].cache == sequence.cache) throw ShapeError("Decoder", "sequences " + std::to_string(j) + " and " + std::to_string(i) + " of a batch have one cache");
       lengths.data()[i] = sequence.cache->length();
       rows += sequence.rows;
     }

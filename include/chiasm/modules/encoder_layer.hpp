@@ -2,9 +2,9 @@
 /// CLIP, arXiv:2103.00020; EVA-CLIP, arXiv:2303.15389.
 #pragma once
 
-#include <chiasm/nn/attention.hpp>
 #include <chiasm/nn/mlp.hpp>
 #include <chiasm/nn/norm.hpp>
+#include <chiasm/nn/self_attention.hpp>
 
 #include <cmath>
 
@@ -28,23 +28,14 @@ class SelfAttention {
         out_proj_(w / (c.fused_qkv ? "projection" : "out_proj"), c.hidden_size, c.hidden_size),
         heads_(c.num_attention_heads) {}
 
-  /// Adds `residual`. `mask`, if any, is (N, T, T) and added to the scores.
-  Tensor operator()(Context& ctx, const Operand& x, bool causal, View mask, View residual) const {  // (N, T, D) -> (N, T, D)
-    const std::size_t sequences = x.shape()[0], length = x.shape()[1], width = x.columns(), head_dim = width / heads_;
-    const Tensor qkv = qkv_(ctx, x);                // (N, T, 3 D)
-    Tensor mixed = ctx.empty(x.shape());            // (N, T, D)
-    for (std::size_t n = 0; n < sequences; ++n) {
-      const View one = qkv.view()[n];               // (T, 3 D)
-      KvView kv{one.data() + width, one.data() + 2 * width, length, 3 * width, head_dim, 3 * width, head_dim};
-      Attend attend;
-      attend.heads = attend.kv_heads = heads_;
-      attend.head_dim = attend.v_dim = head_dim;
-      attend.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-      attend.causal = causal;
-      if (!mask.empty()) attend.mask = mask[n];
-      attention(ctx, one.column_slice(0, width), kv, mixed.view()[n], attend);
-    }
-    return out_proj_(ctx, mixed, Activation::none, residual);
+  /// Added to `y`. `mask`, if any, is (N, T, T) and added to the scores.
+  void add(Context& ctx, const Operand& x, bool causal, View mask, MutView y) const {  // (N, T, D), (N, T, D)
+    Attend attend;
+    attend.heads = attend.kv_heads = heads_;
+    attend.head_dim = attend.v_dim = x.columns() / heads_;
+    attend.scale = 1.0f / std::sqrt(static_cast<float>(attend.head_dim));
+    attend.causal = causal;
+    out_proj_(ctx, self_attention(ctx, qkv_, x, attend, mask), y, Activation::none, y);
   }
 
  private:
@@ -60,9 +51,10 @@ class EncoderLayer {
         layer_norm2_(w / "layer_norm2", c.hidden_size, c.layer_norm_eps),
         mlp_(w / "mlp", "fc1", "fc2", c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act) {}
 
-  Tensor operator()(Context& ctx, View x, bool causal = false, View mask = {}) const {  // (N, T, D) -> (N, T, D)
-    const Tensor y = self_attn_(ctx, layer_norm1_.operand(ctx, x), causal, mask, x);
-    return mlp_(ctx, layer_norm2_.operand(ctx, y), y);
+  /// In place: rows that are near are added to faster than others are written.
+  void operator()(Context& ctx, MutView x, bool causal = false, View mask = {}) const {  // (N, T, D)
+    self_attn_.add(ctx, layer_norm1_.operand(ctx, x), causal, mask, x);
+    mlp_.add(ctx, layer_norm2_.operand(ctx, x), x);
   }
 
  private:

@@ -3,7 +3,7 @@
 ///
 ///     const GatedCrossAttention look{w / "gated_cross_attn_layer", {.hidden_size = 2048, .media_width = 1024, .intermediate_size = 8192}};  // OpenFlamingo
 ///     const std::vector<MediaRun> runs = media_runs(ids, image_token);          // which rows of the text see which picture
-///     const Tensor media = look.keys_values(ctx, resampled);                    // (N, L, Dv) -> (N, L, 2 H d): once for a prompt
+///     const MediaKeysValues media = look.keys_values(ctx, resampled);           // (N, L, Dv): once for a prompt
 ///     look(ctx, hidden, media, runs);                                           // (T, D), in place
 ///
 /// GatedDecoder (modules/gated_decoder.hpp) does this for all blocks of a model, while a prompt is read and while it is answered.
@@ -11,6 +11,7 @@
 
 #include <chiasm/core/token_id.hpp>
 #include <chiasm/nn/attention.hpp>
+#include <chiasm/nn/kv_cache.hpp>
 #include <chiasm/nn/linear.hpp>
 #include <chiasm/nn/mlp.hpp>
 #include <chiasm/nn/norm.hpp>
@@ -59,6 +60,14 @@ inline std::vector<MediaRun> media_runs(std::span<const TokenId> ids, TokenId me
   return runs;
 }
 
+/// What one block's text reads of media: their keys and values, kept as a decoder keeps its own (ContextOptions::kv).
+struct MediaKeysValues {
+  std::size_t media = 0, rows = 0;  // rows of each medium
+  KvCache::Layer layer = {};        // of all media, one behind the other
+
+  KvView view(std::size_t first, std::size_t count) const noexcept { return layer.view(first * rows, count * rows); }
+};
+
 struct GatedCrossAttentionConfig {
   std::size_t hidden_size = 2048;  // of the text
   std::size_t media_width = 1024;  // of the pictures
@@ -77,26 +86,29 @@ class GatedCrossAttention {
   GatedCrossAttention(const Weights& w, const GatedCrossAttentionConfig& c)
       : GatedCrossAttention(w, c, w.contains("cross_attn") ? idefics : open_flamingo, c.heads * c.head_dim) {}
 
-  /// Numbers per row of a medium that keys_values() makes.
-  std::size_t key_value_width() const noexcept { return 2 * attend_.heads * attend_.head_dim; }
-
   /// Keys and values of media, which stay the same for all text that looks at them. Throws ShapeError.
-  Tensor keys_values(Context& ctx, View media) const {  // (N, L, Dv) -> (N, L, 2 H d)
+  MediaKeysValues keys_values(Context& ctx, View media) const {  // (N, L, Dv)
     if (media.shape().rank() != 3) throw ShapeError("GatedCrossAttention", "media " + media.shape().to_string());
-    Tensor kv = to_kv_(ctx, media);
-    if (qk_norm_) k_norm_.heads(ctx, kv.view().column_slice(0, kv.columns() / 2));
-    return kv;
+    Tensor kv = to_kv_(ctx, media);                              // (N, L, 2 H d)
+    const std::size_t inner = kv.columns() / 2, rows = media.shape()[1];
+    if (qk_norm_) k_norm_.heads(ctx, kv.view().column_slice(0, inner));
+    // A medium is read by itself, and what is kept in blocks is read from the beginning of one. (Published models have 64 rows.)
+    const KvKind kind = rows % kernels::kv_block == 0 ? KvKind::automatic : KvKind::f32;
+    MediaKeysValues made{media.shape()[0], rows, KvCache::Layer(attend_.heads, attend_.head_dim, attend_.v_dim, kind)};
+    (void)made.layer.append(ctx, kv.view().column_slice(0, inner), kv.view().column_slice(inner, inner));
+    return made;
   }
 
   /// `runs` in the order of x's rows; `keys_values` may be empty where no row sees anything. `layer` and the position of row 0 are what observers are told.
   /// Throws ShapeError, Cancelled.
-  void operator()(Context& ctx, MutView x, View keys_values, std::span<const MediaRun> runs, std::size_t layer = 0, std::size_t position = 0) const {  // (T, D)
+  void operator()(Context& ctx, MutView x, const MediaKeysValues& keys_values, std::span<const MediaRun> runs, std::size_t layer = 0, std::size_t position = 0) const {  // (T, D)
     std::size_t rows = 0, seeing = 0;
     for (const MediaRun& run : runs) {
       rows += run.rows;
       if (run.count > 0) ++seeing;
-      if (run.count > 0 && (keys_values.shape().rank() != 3 || run.first + run.count > keys_values.shape()[0] || keys_values.columns() != key_value_width()))
-        throw ShapeError("GatedCrossAttention", "medium " + std::to_string(run.first + run.count - 1) + " of " + keys_values.shape().to_string());
+      if (run.count > 0 && (run.first + run.count > keys_values.media || keys_values.layer.key_width() != attend_.heads * attend_.head_dim))
+        throw ShapeError("GatedCrossAttention", "medium " + std::to_string(run.first + run.count - 1) + " of " + std::to_string(keys_values.media) + ", keys of " +
+                                                    std::to_string(keys_values.layer.key_width()));
     }
     if (rows != x.rows()) throw ShapeError("GatedCrossAttention", x.shape().to_string() + " for runs of " + std::to_string(rows) + " rows");
     if (seeing > 0) {
@@ -164,28 +176,22 @@ class GatedCrossAttention {
   }
 
   /// Run by run, each over its own media alone: the same as one matrix of scores with most of it masked, for a part of its cost. Rows that see nothing get 0.
-  Tensor look(Context& ctx, const Operand& x, View keys_values, std::span<const MediaRun> runs, std::size_t layer, std::size_t position) const {  // (T, D) -> (T, D)
+  Tensor look(Context& ctx, const Operand& x, const MediaKeysValues& keys_values, std::span<const MediaRun> runs, std::size_t layer, std::size_t position) const {  // (T, D) -> (T, D)
     Tensor q = to_q_(ctx, x);                                                                                     // (T, H d)
     if (qk_norm_) q_norm_.heads(ctx, q);
-    Tensor mixed = ctx.empty(q.shape());                                                                          // (T, H d)
-    std::size_t begin = 0;
+    auto parts = ctx.empty<AttentionPart>(Shape{runs.size()});
+    std::size_t begin = 0, count = 0;
     for (const MediaRun& run : runs) {
-      if (run.count == 0) {
-        if (run.rows > 0) std::memset(mixed.row(begin), 0, run.rows * mixed.columns() * sizeof(float));
-      } else {
-        const std::size_t latents = keys_values.shape()[1], width = keys_values.stride(), head = attend_.head_dim;
-        const float* const first = keys_values.row(run.first * latents);
-        const KvView kv{first, first + key_value_width() / 2, run.count * latents, width, head, width, head};
-        Attend how = attend_;
-        if (run.mean) how.scale = 0;
-        how.layer = layer;
-        how.first_query = position + begin;
-        how.first_key = run.first * latents;
-        attention(ctx, q.slice(begin, run.rows), kv, mixed.slice(begin, run.rows), how);
-      }
+      Attend how = attend_;
+      if (run.mean) how.scale = 0;
+      if (run.count == 0) how.name = {};  // nothing to tell
+      how.layer = layer;
+      how.first_query = position + begin;
+      how.first_key = run.first * keys_values.rows;
+      parts.data()[count++] = {q.slice(begin, run.rows), run.count == 0 ? KvView() : keys_values.view(run.first, run.count), {}, how};
       begin += run.rows;
     }
-    return to_out_(ctx, mixed);
+    return to_out_(ctx, attention_operand(ctx, q.shape(), parts.values()));                                        // (T, H d)
   }
 
   static void add_gated(Context& ctx, const Tensor& gate, Tensor& y, MutView x) {  // x += gate * y

@@ -43,7 +43,7 @@ class GatedDecoder final : public LanguageModel {
     auto bound = std::shared_ptr<GatedDecoder>(new GatedDecoder(model_, std::move(runs)));
     for (const GatedCrossAttention& block : model_->blocks) {
       ctx.check_cancelled();
-      bound->keys_values_.push_back(block.keys_values(ctx, media));  // (N, L, 2 H d)
+      bound->keys_values_.push_back(block.keys_values(ctx, media));
     }
     return bound;
   }
@@ -72,11 +72,12 @@ class GatedDecoder final : public LanguageModel {
     for (const Sequence& sequence : batch) count = add_rows(sequence, rows.values(), count);
     const std::span<const MediaRun> seen = rows.values().first(count);
     const std::size_t position = batch.empty() || batch[0].cache == nullptr ? 0 : batch[0].cache->length();
+    const MediaKeysValues nothing;
     const auto hook = [&](std::size_t layer, MutView hidden) {
       const auto [first, interval] = model_->layers;
       const std::size_t block = layer < first ? model_->blocks.size() : (layer - first) / interval;
       if (block < model_->blocks.size() && (layer - first) % interval == 0) {
-        model_->blocks[block](ctx, hidden, keys_values_.empty() ? View() : keys_values_[block].view(), seen, block, position);
+        model_->blocks[block](ctx, hidden, keys_values_.empty() ? nothing : keys_values_[block], seen, block, position);
         ctx.observe("xattn", block, hidden);
       }
       if (before_block != nullptr) (*before_block)(layer, hidden);
@@ -116,7 +117,7 @@ class GatedDecoder final : public LanguageModel {
 
   std::shared_ptr<const Model> model_;
   std::vector<MediaRun> runs_;
-  std::vector<Tensor> keys_values_;  // by block
+  std::vector<MediaKeysValues> keys_values_;  // by block; none: it sees nothing
 };
 
 }  // namespace chiasm

@@ -12,7 +12,7 @@ namespace chiasm::inline CHIASM_ABI {
 struct Sequence {
   KvCache* cache = nullptr;
   std::size_t rows = 0;
-  // The rows are steps of an answer, at most kernels().gemv_tokens of them: each becomes, bit for bit, what it becomes in a pass of its own.
+  // The rows are steps of an answer, at most Context::most_steps() of them: each becomes, bit for bit, what it becomes in a pass of its own.
   bool steps = false;
 };
 

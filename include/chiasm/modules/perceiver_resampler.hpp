@@ -120,15 +120,15 @@ class PerceiverResampler {
         q_norm_.heads(ctx, q);
         k_norm_.heads(ctx, kv.view().column_slice(0, inner));
       }
-      Tensor mixed = ctx.empty(q.shape());                                                                // (N, L, H d)
       Attend how = attend_;
       how.layer = layer;
+      auto parts = ctx.empty<AttentionPart>(Shape{media});
       for (std::size_t n = 0; n < media; ++n) {
         const float* const first = kv.row(n * (seen + count));
         const KvView both{first, first + inner, seen + count, 2 * inner, attend_.head_dim, 2 * inner, attend_.head_dim};
-        attention(ctx, q.view()[n], both, mixed.view()[n], how);
+        parts.data()[n] = {q.view()[n], both, {}, how};
       }
-      return to_out_(ctx, mixed, Activation::none, latents);
+      return to_out_(ctx, attention_operand(ctx, q.shape(), parts.values()), Activation::none, latents);  // (N, L, H d)
     }
 
     LayerNorm norm_media_, norm_latents_, q_norm_, k_norm_;

@@ -68,16 +68,16 @@ class QFormerAttention {
     const std::size_t width = x.columns(), length = states.shape()[1];
     const Tensor q = query_(ctx, x);             // (N, T, D)
     const Tensor kv = key_value_(ctx, states);   // (N or 1, S, 2 D)
-    Tensor mixed = ctx.empty(x.shape());         // (N, T, D)
     Attend attend = attend_;
     attend.name = name;
     attend.layer = layer;
+    auto parts = ctx.empty<AttentionPart>(Shape{x.shape()[0]});
     for (std::size_t n = 0; n < x.shape()[0]; ++n) {
       const float* const keys = kv.row(states.shape()[0] == 1 ? 0 : n * length);
       const KvView seen{keys, keys + width, visible.empty() ? length : visible[n], 2 * width, attend.head_dim, 2 * width, attend.head_dim};
-      attention(ctx, q.view()[n], seen, mixed.view()[n], attend);
+      parts.data()[n] = {q.view()[n], seen, {}, attend};
     }
-    return norm_(ctx, dense_(ctx, mixed, Activation::none, x));
+    return norm_(ctx, dense_(ctx, attention_operand(ctx, x.shape(), parts.values()), Activation::none, x));
   }
 
  private:

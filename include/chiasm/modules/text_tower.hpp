@@ -73,7 +73,7 @@ class TextTower {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       ctx.check_cancelled();
       ctx.observe("hidden", i, x);
-      x = layers_[i](ctx, x, config_.causal, mask);
+      layers_[i](ctx, x, config_.causal, mask);
     }
     ctx.observe("hidden", layers_.size(), x);
     x = final_layer_norm_(ctx, x);

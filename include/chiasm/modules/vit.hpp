@@ -109,7 +109,7 @@ class Vit {
         }
       if (i == last) return result;
       ctx.check_cancelled();
-      x = layers_[i](ctx, x);
+      layers_[i](ctx, x);
       ctx.observe("layer", i, x);
       ctx.progress("encode image", i + 1, last);
     }

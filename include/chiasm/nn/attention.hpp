@@ -5,6 +5,7 @@
 
 #include <chiasm/core/context.hpp>
 #include <chiasm/nn/kv_view.hpp>
+#include <chiasm/nn/operand.hpp>
 
 #include <span>
 #include <string_view>
@@ -35,14 +36,23 @@ Tensor attention(Context& ctx, View q, const KvView& kv, const Attend& attend);
 /// As above, into `y`; rows of q and y may lie apart, and they may not overlap.
 void attention(Context& ctx, View q, const KvView& kv, MutView y, const Attend& attend);
 
-/// One of several attentions that share the threads: of each sequence of a batch, for one.
+/// One of several attentions that share the threads: of each sequence of a batch, for one. Each gets, bit for bit, what it gets alone.
 struct AttentionPart {
   View q;
   KvView kv;
   MutView y;
   Attend attend;
+  // What attention_operand() and self_attention() have written in place of y, and read in place of q's numbers.
+  Operand* operand = nullptr;  // packed: its rows from `first_row` on
+  std::size_t first_row = 0;
+  const std::byte* queries = nullptr;  // head h's at queries + h * query_head_bytes, as kernels::HeadsOutput has them
+  std::size_t query_head_bytes = 0;
 };
 void attention(Context& ctx, std::span<const AttentionPart> parts);
+
+/// The results of all parts, one below the other, as (.., heads * v_dim) of that shape for the product that comes next. The parts' y is of no account. Where both
+/// are done in bf16 tiles, attention writes what the product reads.
+Operand attention_operand(Context& ctx, Shape shape, std::span<AttentionPart> parts);
 
 /// The probabilities by which attention() weighs the values: (heads, queries, keys), 0 where a key is not visible. Throws ShapeError.
 Tensor attention_weights(Context& ctx, View q, const KvView& kv, const Attend& attend);

@@ -74,6 +74,20 @@ class KvCache {
       return view;
     }
 
+    /// As above, of positions [first, first + count); of kinds other than f32, `first` is a multiple of kernels::kv_block.
+    KvView view(std::size_t first, std::size_t count) const noexcept {
+      KvView part = view();
+      part.length = count;
+      if (part.kind == KvKind::f32) {
+        part.keys += first * head_dim_;
+        part.values += first * v_dim_;
+      } else {
+        part.key_blocks += first / kernels::kv_block * key_bytes();
+        part.value_blocks += first / kernels::kv_block * value_bytes();
+      }
+      return part;
+    }
+
     void truncate(std::size_t length) noexcept {
       if (length >= length_) return;
       length_ = length;

@@ -5,6 +5,7 @@
 #include <chiasm/core/weights.hpp>
 #include <chiasm/nn/matmul.hpp>
 
+#include <algorithm>
 #include <initializer_list>
 #include <string_view>
 #include <vector>
@@ -79,6 +80,29 @@ class Linear {
       throw ShapeError("Linear::operand", x.shape().to_string() + ", weight (" + std::to_string(out_) + ", " + std::to_string(in_) + ") in " + std::to_string(parts_.size()) + " parts");
     const auto factor = [](const Part& part) { return Factor{&part.weight, part.bias.empty() ? nullptr : part.bias.data()}; };
     return matmul_operand(ctx, x, factor(parts_.back()), activation, parts_.size() == 2 ? factor(parts_.front()) : Factor());
+  }
+
+  /// Whether write_heads() takes so many rows and `kinds` kinds of heads.
+  bool writes_heads(Context& ctx, std::size_t rows, std::size_t kinds) const {
+    const bool whole = out_ % (kinds * panel_outputs) == 0 && (parts_.size() == 1 || parts_.size() == kinds);
+    return whole && std::all_of(parts_.begin(), parts_.end(), [&](const Part& part) {
+      return part.weight.shape()[0] * parts_.size() == out_ && chiasm::writes_heads(ctx, rows, part.weight);
+    });
+  }
+  /// As above, the outputs to heads of an attention: an equal share to each of `to`.
+  void write_heads(Context& ctx, const Operand& x, std::span<const kernels::HeadsOutput* const> to) const {
+    Product products[max_parts];
+    Weight slices[max_parts];
+    const std::size_t width = out_ / to.size();
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      const Part& part = parts_.size() == 1 ? parts_[0] : parts_[i];
+      const std::size_t first = parts_.size() == 1 ? i * width : 0;
+      slices[i] = part.weight.slice(first, width);
+      products[i].weight = &slices[i];
+      products[i].epilogue.bias = part.bias.empty() ? nullptr : part.bias.data() + first;
+      products[i].heads = to[i];
+    }
+    matmul(ctx, x, std::span<const Product>(products, to.size()));
   }
 
   std::size_t in_features() const noexcept { return in_; }

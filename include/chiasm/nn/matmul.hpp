@@ -10,6 +10,10 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
+namespace kernels {
+struct HeadsOutput;
+}
+
 /// What follows the product: activation(product + bias) + residual.
 struct Epilogue {
   const float* bias = nullptr;  // (N)
@@ -20,7 +24,7 @@ struct Epilogue {
 /// y (M, N) = x (M, K) Wᵀ with W (N, K) in f32, f16, bf16 or a block format. Rows of x, y and residual may lie apart; x and y may not overlap.
 /// Blocks should come from pack(): in rows, as files have them, they are packed anew for every product.
 /// Activations stay f32 unless Context::compute() is bf16; then they may be rounded to bf16, and of few tokens, for blocks, to eight bits with a
-/// scale for every 32. The same result, bit for bit, for any number of threads.
+/// scale for every 32; in Compute::i8, for q8_row, to eight bits with a scale for every token and 1024 k. The same result, bit for bit, for any number of threads.
 /// Throws ShapeError, UnsupportedError (other dtypes), Cancelled.
 void matmul(Context& ctx, const Operand& x, const Weight& w, MutView y, const Epilogue& epilogue = {});
 
@@ -29,7 +33,11 @@ struct Product {
   const Weight* weight = nullptr;
   MutView y = {};
   Epilogue epilogue = {};
+  const kernels::HeadsOutput* heads = nullptr;  // in place of y, where writes_heads(). Of the epilogue the bias alone
 };
+
+/// Whether products of so many rows of x can write the heads of an attention to come.
+bool writes_heads(Context& ctx, std::size_t rows, const Weight& w);
 
 /// All products of one x, which is packed once and read by all: queries, keys and values, or gate and up.
 void matmul(Context& ctx, const Operand& x, std::span<const Product> products);

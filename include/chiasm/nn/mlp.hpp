@@ -16,6 +16,10 @@ class Mlp {
   Tensor operator()(Context& ctx, const Operand& x, View residual = {}) const {  // (T, D) -> (T, out)
     return fc2_(ctx, fc1_.operand(ctx, x, activation_), Activation::none, residual);
   }
+  /// Added to `y`.
+  void add(Context& ctx, const Operand& x, MutView y) const {  // (T, D), (T, out)
+    fc2_(ctx, fc1_.operand(ctx, x, activation_), y, Activation::none, y);
+  }
 
  private:
   Linear fc1_, fc2_;

@@ -35,7 +35,7 @@ struct ExponentialDecay {
 /// Guesses at an answer's next tokens by what followed the same words before, in the prompt and in the answer: quotations, text read off a picture, lists,
 /// code. It costs next to nothing. https://github.com/apoorvumang/prompt-lookup-decoding
 struct PromptLookup {
-  std::size_t max_tokens = 8;                 // guessed at a time, as far as a pass can take them (7 with AVX-512, else 3). 0: none
+  std::size_t max_tokens = 8;                 // guessed at a time, as far as a pass can take them (15 with AVX2, but 7 on AMX with Compute::bf16; else 3). 0: none
   std::size_t min_ngram = 2, max_ngram = 16;  // the last so many tokens are searched for, as many as possible
   bool adapt = true;                          // fewer guesses, or none, where they fail or cost more than they bring
   // What is searched before the answer, in place of the prompt's ids: what an encoder has read, a document that the answer will quote. -1 stands for what

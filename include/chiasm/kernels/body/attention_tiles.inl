@@ -161,6 +161,41 @@ CHIASM_ALWAYS_INLINE void multiply_columns(const TileRowsOf& rows, const char* b
   asm volatile("" ::: "memory");
 }
 
+/// 16 rows of a product, two or four columns of 16: c = a b, `depth` tiles deep. A store waits for one tile's products while three others go on, where
+/// multiply_columns has but two: half the depth of a head is no time to wait in.
+template <bool four, class F>
+CHIASM_ALWAYS_INLINE void multiply_short(const char* a, std::size_t a_row, std::size_t a_next, const char* b, std::size_t b_column, std::size_t depth, char* c,
+                                         std::size_t c_row, F& meanwhile) noexcept {
+  const long row = static_cast<long>(c_row);
+  asm volatile("" ::: "memory");  // as above
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (std::size_t k = 0; k < depth; ++k, a += a_next, b += tile_bytes) {
+    _tile_loadd(4, a, static_cast<long>(a_row));
+    _tile_loadd(6, b, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + b_column, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    meanwhile();
+    if constexpr (four) {
+      _tile_loadd(6, b + 2 * b_column, 64);
+      _tile_dpbf16ps(2, 4, 6);
+      _tile_loadd(7, b + 3 * b_column, 64);
+      _tile_dpbf16ps(3, 4, 7);
+      meanwhile();
+    }
+  }
+  _tile_stored(0, c, row);
+  _tile_stored(1, c + 64, row);
+  if constexpr (four) {
+    _tile_stored(2, c + 128, row);
+    _tile_stored(3, c + 192, row);
+  }
+  asm volatile("" ::: "memory");
+}
+
 /// The largest of each of 16 vectors, in their order.
 CHIASM_ALWAYS_INLINE V largest_of_each(V (&m)[width]) noexcept {
   V quads[4];
@@ -243,6 +278,7 @@ class TileAttention {
       attend();
     }
     _tile_release();
+    if (call_.packed != nullptr) return finish_packed();
     for (std::size_t p = 0; p < panels_; ++p) finish(p);
   }
 
@@ -291,6 +327,12 @@ class TileAttention {
     return false;
   }
 
+  /// The panel's queries as they lie, or as pack_queries leaves them.
+  CHIASM_ALWAYS_INLINE TileRowsOf query_rows(std::size_t panel) const noexcept {
+    if (call_.q_rows == nullptr) return {queries(panel), 64, tile_bytes, at_.deep * tile_bytes};
+    const std::size_t row = at_.deep * 64;
+    return {static_cast<const char*>(call_.q_rows) + call_.kv_head * call_.q_head + first_row(panel) * row, row, 64, width * row};
+  }
   CHIASM_ALWAYS_INLINE char* queries(std::size_t panel) const noexcept { return scratch_ + at_.queries + panel % 2 * 2 * at_.deep * tile_bytes; }
   static CHIASM_ALWAYS_INLINE std::size_t blocks(const TileItem& item) noexcept { return (item.keys + kv_block - 1) / kv_block; }
   /// How often the products of an item call `meanwhile`.
@@ -305,11 +347,20 @@ class TileAttention {
   template <bool lower, class F>
   CHIASM_ALWAYS_INLINE void multiply_keys(const TileItem& item, std::size_t which, F& meanwhile) noexcept {
     const std::size_t group = at_.deep * tile_bytes;
-    const TileRowsOf rows{queries(item.panel), 64, tile_bytes, group};
+    const TileRowsOf rows = query_rows(item.panel);
     const char* keys = keys_ + (item.key - begin_) / width * group;
     char* to = reinterpret_cast<char*>(scores(which));
-    for (std::size_t b = 0; b < blocks(item); ++b, keys += 2 * group, to += 128)
-      multiply_columns<lower, true>(rows, keys, tile_bytes, group, at_.deep, false, to, score_row * sizeof(float), meanwhile);
+    constexpr std::size_t row = score_row * sizeof(float);
+    const std::size_t count = blocks(item);
+    for (std::size_t b = 0; b < count; b += 2, keys += 4 * group, to += 256)
+      for (std::size_t half = 0; half < (lower ? 2 : 1); ++half) {
+        const char* const a = rows.a + half * rows.a_lower;
+        char* const c = to + half * width * row;
+        if (b + 1 < count)
+          multiply_short<true>(a, rows.a_row, rows.a_next, keys, group, at_.deep, c, row, meanwhile);
+        else
+          multiply_short<false>(a, rows.a_row, rows.a_next, keys, group, at_.deep, c, row, meanwhile);
+      }
   }
   template <bool lower, class F>
   CHIASM_ALWAYS_INLINE void multiply_values(const TileItem& item, std::size_t which, bool first, F& meanwhile) noexcept {
@@ -341,8 +392,12 @@ class TileAttention {
 
   /// Biases of one row's scores, and -inf for keys that it does not see.
   CHIASM_NOINLINE void add_biases(const TileItem& item, std::size_t r, float* scores) const noexcept {
-    const std::size_t row = smaller(first_row(item.panel) + r, call_.row_end - 1), query = row / group_;
-    const KeyRange own = visible_keys(call_, group_, row, 1);
+    const std::size_t row = smaller(first_row(item.panel) + r, call_.row_end - 1), query = group_ == 1 ? row : row / group_;
+    KeyRange own{0, call_.keys, 0, 0};
+    if (call_.causal) own.end = smaller(own.end, call_.offset + query + 1);
+    if (call_.window != 0 && call_.offset + query + 1 > call_.window) own.begin = call_.offset + query + 1 - call_.window;
+    own.begin = largest_of(own.begin, call_.key_begin);
+    own.end = smaller(own.end, call_.key_end);
     const float* const mask = call_.mask == nullptr ? nullptr : call_.mask + query * call_.mask_row + item.key;
     const float* const near = call_.distance_bias == nullptr ? nullptr : distance_bias(call_, group_, row) + item.key;
     const V slope = set1(call_.alibi_slopes == nullptr ? 0.0f : log2e * call_.alibi_slopes[head_of(call_, group_, row)]);
@@ -364,15 +419,22 @@ class TileAttention {
   /// Each row's largest score. True where sums are to be scaled by `decay`.
   CHIASM_NOINLINE bool shift(const TileItem& item, float* scores, float* decay) const noexcept {
     const KeyRange own = visible_keys(call_, group_, first_row(item.panel), rows(item.panel));
-    const bool all_seen = item.key >= own.whole_begin && item.key >= own.begin && item.key + item.keys <= own.whole_end && item.keys % kv_block == 0;
+    const bool all_seen = item.key >= own.whole_begin && item.key >= own.begin && item.key + item.keys <= own.whole_end;
     const bool biased = !all_seen || call_.mask != nullptr || call_.distance_bias != nullptr || call_.alibi_slopes != nullptr;
-    const std::size_t keys = round_up(item.keys, kv_block);
+    const std::size_t keys = round_up(item.keys, kv_block), last = keys - kv_block;
+    // The block that the keys end in, where nothing else hides any.
+    const bool ends = !biased && item.keys != keys;
+    const std::uint32_t there = (std::uint32_t{1} << (item.keys - last) % kv_block) - 1;
     bool grown = false;
     for (std::size_t half = 0; half < rows(item.panel); half += width) {
       V top[width];
       for (std::size_t r = 0; r < width; ++r) {
         float* const row = scores + (half + r) * score_row;
         if (biased) add_biases(item, half + r, row);
+        if (ends) {
+          store(row + last, _mm512_mask_blend_ps(static_cast<__mmask16>(there), set1(minus_infinity), load(row + last)));
+          store(row + last + width, _mm512_mask_blend_ps(static_cast<__mmask16>(there >> width), set1(minus_infinity), load(row + last + width)));
+        }
         V even = load(row), odd = load(row + width);
         for (std::size_t j = 2 * width; j < keys; j += 2 * width) {
           even = max(even, load(row + j));
@@ -464,7 +526,7 @@ class TileAttention {
     values_of(before, which);
   }
   CHIASM_ALWAYS_INLINE void take_queries(std::size_t panel) noexcept {
-    if (packed_panel_[panel % 2] == panel) return;
+    if (call_.q_rows != nullptr || packed_panel_[panel % 2] == panel) return;
     packed_panel_[panel % 2] = panel;
     pack_queries(panel, queries(panel));
   }
@@ -481,6 +543,49 @@ class TileAttention {
         continue;
       }
       scale_row(call_.partial != nullptr ? 1.0f : 1.0f / total, sum, to, call_.v_dim);
+    }
+  }
+
+  /// To packed x, which keeps 16 tokens side by side: rows of one head are those of tokens.
+  CHIASM_NOINLINE void finish_packed() const noexcept {
+    const std::size_t first = call_.row_begin, count = call_.row_end - first, row_floats = at_.wide * width;  // panels lie one behind the other
+    float factors[tile_attention_rows];
+    for (std::size_t r = 0; r < count; ++r) {
+      const float total = begun_[r / panel_tokens] ? reduce_add(load(totals(0) + r * width)) : 0.0f;
+      factors[r] = total > 0.0f || total != total ? 1.0f / total : 0.0f;
+    }
+    for (std::size_t in = 0; in < smaller(group_, count); ++in) {
+      const std::size_t k = head_of(call_, group_, first + in) * call_.v_dim;
+      for (std::size_t r = in; r < count;) {
+        const std::size_t token = call_.packed_first + (first + r) / group_, lane = token % width;
+        const std::size_t lanes = smaller(width - lane, (count - r + group_ - 1) / group_);
+        // Lanes of other tokens repeat one of these, and are not stored. Sums of a row that has seen nothing were never written.
+        const float* from[width];
+        V factor[width];
+        for (std::size_t i = 0; i < width; ++i) {
+          const std::size_t row = i < lane || i >= lane + lanes ? r : r + (i - lane) * group_;
+          from[i] = reinterpret_cast<const float*>(sums(0)) + row * row_floats;
+          factor[i] = set1(factors[row]);
+        }
+        const auto there = static_cast<__mmask16>(lanes_mask(lane, lanes));
+        for (std::size_t d = 0; d < call_.v_dim; d += tile_depth) {
+          const bool high = d + width < row_floats;
+          V pairs[width];
+          for (std::size_t i = 0; i < width; ++i) {
+            const __mmask16 seen = _mm512_test_epi32_mask(_mm512_castps_si512(factor[i]), _mm512_castps_si512(factor[i]));
+            pairs[i] = _mm512_castsi512_ps(halves_of(_mm512_maskz_mul_ps(seen, factor[i], load(from[i] + d)),
+                                                     high ? _mm512_maskz_mul_ps(seen, factor[i], load(from[i] + d + width)) : zero()));
+          }
+          transpose(pairs);
+          char* const lines = packed_line(call_.packed, call_.packed_tokens, call_.packed_depth, k + d, token);
+          const std::size_t count_d = smaller(tile_depth, call_.v_dim - d);
+          for (std::size_t i = 0; 2 * i < count_d; ++i) {
+            char* const line = k % tile_depth == 0 ? lines + i * 64 : packed_line(call_.packed, call_.packed_tokens, call_.packed_depth, k + d + 2 * i, token);
+            _mm512_mask_storeu_ps(line, there, pairs[i]);
+          }
+        }
+        r += lanes * group_;
+      }
     }
   }
 

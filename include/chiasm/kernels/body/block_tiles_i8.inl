@@ -9,7 +9,7 @@ template <DType kind>
 CHIASM_NOINLINE void multiply_blocks_tiles(const unsigned char* weight, std::size_t panels, std::size_t stride, std::size_t depth, const signed char* x,
                                            std::size_t tokens, float* sums) noexcept {
   constexpr PanelFormat format = panel_format(kind);
-  constexpr bool bytes = code_bits(kind) == 8;  // lie as they are multiplied
+  constexpr bool bytes = kind == DType::q8_0;  // lie as they are multiplied
   constexpr float offset = avx512_vnni::has_bytes<kind> ? 128.0f : static_cast<float>(code_offset(kind));
   const std::size_t units = (depth + unit_depth - 1) / unit_depth, row = quantized_bytes(1, depth);
   for (std::size_t i = 0; i < panels * tile_tokens * panel_outputs; i += width) store(sums + i, zero());

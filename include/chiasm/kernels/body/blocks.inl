@@ -52,24 +52,26 @@ template <DType kind>
 CHIASM_ALWAYS_INLINE UnitScales scales_of(const unsigned char* block, const unsigned char* unit, std::size_t lane) noexcept {
   UnitScales s;
   s.minimum[0] = s.minimum[1] = zero();
-  if constexpr (panel_format(kind).units == 1) {
+  if constexpr (kind == DType::q8_row) {
+    s.scale[0] = s.scale[1] = load_unaligned(block + 4 * lane);
+  } else if constexpr (panel_format(kind).units == 1) {
     s.scale[0] = s.scale[1] = load_f16(unit + 2 * lane);
     if constexpr (has_minimum(kind)) s.minimum[0] = s.minimum[1] = load_f16(unit + 32 + 2 * lane);
   } else {
     const V d = load_f16(block + 2 * lane);
-    const auto times = [&](V a, U bytes) { return mul(a, signed_byte<0>(bytes)); };
+    const auto times = [&](V a, const unsigned char* bytes) { return mul(a, load_i8(bytes)); };
     if constexpr (kind == DType::q2_k) {
       const V dmin = sub(zero(), load_f16(block + 32 + 2 * lane));
       for (std::size_t half = 0; half < 2; ++half) {
         const U both = load_bytes(unit + 16 * half + lane);
-        s.scale[half] = times(d, bit_and(both, set1_codes(15)));
-        s.minimum[half] = times(dmin, shift_right<4>(both));
+        s.scale[half] = mul(d, signed_byte<0>(bit_and(both, set1_codes(15))));
+        s.minimum[half] = mul(dmin, signed_byte<0>(shift_right<4>(both)));
       }
     } else {
-      s.scale[0] = s.scale[1] = times(d, load_bytes(unit + lane));
-      if constexpr (has_half_scales(kind)) s.scale[1] = times(d, load_bytes(unit + 16 + lane));
+      s.scale[0] = s.scale[1] = times(d, unit + lane);
+      if constexpr (has_half_scales(kind)) s.scale[1] = times(d, unit + 16 + lane);
       if constexpr (has_minimum(kind))
-        s.minimum[0] = s.minimum[1] = times(sub(zero(), load_f16(block + 32 + 2 * lane)), load_bytes(unit + 16 + lane));
+        s.minimum[0] = s.minimum[1] = times(sub(zero(), load_f16(block + 32 + 2 * lane)), unit + 16 + lane);
     }
   }
   return s;

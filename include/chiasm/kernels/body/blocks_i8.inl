@@ -7,6 +7,7 @@ inline constexpr bool has_bytes = code_bits(kind) == 8 || has_codebook(kind);
 template <DType kind, int g>
 CHIASM_ALWAYS_INLINE U factors_of(const unsigned char* codes, std::size_t lane) noexcept {
   if constexpr (has_codebook(kind)) return look_up(code_book<unsigned_dot ? 128u : 0u>.bytes, codes_of<kind, g>(codes, lane));
+  if constexpr (kind == DType::q8_row && unsigned_dot) return bit_xor(codes_of<kind, g>(codes, lane), set1_codes(0x80808080u));
   if constexpr (has_bytes<kind> && !unsigned_dot) return numbers_of<kind, g>(codes, lane);
   return codes_of<kind, g>(codes, lane);
 }
@@ -88,5 +89,6 @@ inline constexpr void add_quantized_products(Table& t) noexcept {
   t.gemv_i8[index(DType::q6_k)] = block_gemv_i8<DType::q6_k>;
   t.gemv_i8[index(DType::iq4_nl)] = block_gemv_i8<DType::iq4_nl>;
   t.gemv_i8[index(DType::iq4_xs)] = block_gemv_i8<DType::iq4_xs>;
+  t.gemv_i8[index(DType::q8_row)] = block_gemv_i8<DType::q8_row>;
   t.i8_tokens = static_cast<std::size_t>(-1);
 }

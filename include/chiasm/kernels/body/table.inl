@@ -30,7 +30,8 @@ inline constexpr Table make_table(Isa isa) noexcept {
   add_block_products<DType::q6_k>(t);
   add_block_products<DType::iq4_nl>(t);
   add_block_products<DType::iq4_xs>(t);
-  t.gemv_tokens = width < 8 ? 4 : width / 2;
+  add_block_products<DType::q8_row>(t);
+  for (std::size_t& tokens : t.gemv_tokens) tokens = width < 8 ? 4 : 16;  // where gemm, which converts a weight once for many, is as fast (quant_bench)
   for (Attention& a : t.attention) a = {attention_rows, attention_scratch_bytes, attention, combine_parts};
   t.kv = {write_kv<true>, write_kv<false>, read_kv<true>, read_kv<false>};
   t.softmax = softmax;

@@ -10,11 +10,19 @@ namespace kernels::amx {
 
 using namespace avx512;  // its vocabulary and bodies: a region may inline what needs less
 
+#include <chiasm/kernels/body/tiles.inl>
+
 #include <chiasm/kernels/body/block_tiles.inl>
+
+#include <chiasm/kernels/body/tile_stores.inl>
 
 #include <chiasm/kernels/body/gemm_tiles.inl>
 
+#include <chiasm/kernels/body/gemv_tiles.inl>
+
 #include <chiasm/kernels/body/block_tiles_i8.inl>
+
+#include <chiasm/kernels/body/gemm_tiles_i8.inl>
 
 #include <chiasm/kernels/body/attention_tiles.inl>
 
@@ -42,8 +50,13 @@ inline constexpr Table make_amx_table() noexcept {
   add_block_tiles<DType::q6_k>(t);
   add_block_tiles<DType::iq4_nl>(t);
   add_block_tiles<DType::iq4_xs>(t);
+  add_block_tiles<DType::q8_row>(t);
+  for (std::size_t kind = 0; kind < weight_kinds; ++kind) t.gemm[2][kind] = t.gemm[1][kind];
+  t.gemm[2][static_cast<std::size_t>(DType::q8_row)] = tiles_i8;
+  t.gemv_tokens[1] = t.gemv_tokens[2] = 8;  // of f32 and f16
   t.i8_tokens = tile_tokens;
-  t.attention[1] = {tile_attention_rows, tile_attention_scratch_bytes, attend_tiles, combine_parts};
+  t.few = {few_tokens, few_packed_bytes, few_pack, few_run};
+  t.attention[1] = t.attention[2] = {tile_attention_rows, tile_attention_scratch_bytes, attend_tiles, combine_parts, true};
   t.kv.write_keys = write_key_tiles;
   t.kv.write_values = write_value_tiles;
   return t;
