@@ -55,7 +55,8 @@ MODELS = {
 # best one counts.
 TOWER = {
     "f32": [("PyTorch", "f32"), ("OpenVINO", "f32"), ("ONNX Runtime", "f32")],
-    "bf16": [("OpenVINO", "bf16"), ("OpenVINO", "int8"), ("PyTorch", "bf16"), ("ONNX Runtime", "int8"), ("llama.cpp", "f16")],
+    "bf16": [("OpenVINO", "bf16"), ("PyTorch", "bf16"), ("llama.cpp", "f16")],
+    "int8": [("OpenVINO", "int8"), ("ONNX Runtime", "int8")],
 }
 MEETINGS = {
     "vit_l_336": TOWER,
@@ -63,6 +64,7 @@ MEETINGS = {
     "llama_1b": {
         "f32": [("PyTorch", "f32"), ("OpenVINO", "f32")],
         "bf16": [("PyTorch", "bf16"), ("OpenVINO", "bf16"), ("OpenVINO", "f32"), ("llama.cpp", "f16")],
+        "int8": [("OpenVINO", "int8"), ("OpenVINO", "int8-f32"), ("llama.cpp", "q8_0")],
         "q8_0": [("OpenVINO", "int8"), ("OpenVINO", "int8-f32"), ("llama.cpp", "q8_0")],
         "q4_0": [("OpenVINO", "int4"), ("OpenVINO", "int4-f32"), ("ONNX Runtime", "int4"), ("llama.cpp", "q4_0")],
         "q4_k_m": [("llama.cpp", "q4_k_m")],
@@ -103,7 +105,8 @@ class Row:
 
     @property
     def benchmark(self):
-        return f"{self.model}/{self.work}/weights:{self.weights}/compute:{'f32' if self.weights == 'f32' else 'bf16'}/"
+        weights, compute = ("q8_row", "i8") if self.weights == "int8" else (self.weights, "f32" if self.weights == "f32" else "bf16")
+        return f"{self.model}/{self.work}/weights:{weights}/compute:{compute}/"
 
     @property
     def title(self):
@@ -131,9 +134,9 @@ class Row:
         else:
             if self.tier and self.weights.startswith("q"):  # VNNI's rate
                 return None
-            name = {"avx2": "FMA AVX2", "avx512": "FMA AVX-512"}.get(self.tier) or ("FMA AVX-512" if self.weights == "f32" else "AMX bf16")
+            name = {"avx2": "FMA AVX2", "avx512": "FMA AVX-512"}.get(self.tier) or {"f32": "FMA AVX-512", "int8": "AMX int8"}.get(self.weights, "AMX bf16")
             amount = shape.flops if self.work == "encode" else shape.prefill_flops(int(self.work.split("_")[1]))
-        limit = limits.get({"DRAM": "dram_8_streams", "FMA AVX2": "fma_avx2", "FMA AVX-512": "fma_avx512", "AMX bf16": "amx_bf16"}[name])
+        limit = limits.get({"DRAM": "dram_8_streams", "FMA AVX2": "fma_avx2", "FMA AVX-512": "fma_avx512", "AMX bf16": "amx_bf16", "AMX int8": "amx_int8"}[name])
         return (name, 1e-9 * amount / seconds / limit) if limit else None
 
 

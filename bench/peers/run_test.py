@@ -55,6 +55,7 @@ class Rows(unittest.TestCase):
     def test_benchmarks_are_named_as_in_bench_models(self):
         row = run.Row("llama_1b", "prefill_128", "q4_0", [])
         self.assertEqual(row.benchmark, "llama_1b/prefill_128/weights:q4_0/compute:bf16/")
+        self.assertEqual(run.Row("llama_1b", "prefill_128", "int8", []).benchmark, "llama_1b/prefill_128/weights:q8_row/compute:i8/")
         source = (run.ROOT / "bench/models/llama_bench.cpp").read_text()
         for work in run.LLM_WORKS:
             self.assertIn(f'"{work}"', source)
@@ -122,7 +123,7 @@ class Tables(unittest.TestCase):
         self.assertEqual(self.printed("--list", "--rows", "llama_7b").split(), ["llama_7b/decode_128/q4_0", "llama_7b/decode_128/q4_k_m"])
         self.assertEqual(self.printed("--programs", "--rows", "llama_7b|vit_b").split(), ["limits_bench", "vit_bench", "llama_bench"])
         self.assertEqual(self.printed("--engines", "--rows", "qformer").splitlines(), ["PyTorch"])
-        self.assertEqual(self.printed("--engines", "--rows", "vit_b_224/encode/bf16$", "--peers", "int8| f16").splitlines(), ["OpenVINO", "ONNX Runtime", "llama.cpp"])
+        self.assertEqual(self.printed("--engines", "--rows", "vit_b_224/encode/(bf16|int8)$", "--peers", "int8| f16").splitlines(), ["llama.cpp", "OpenVINO", "ONNX Runtime"])
 
 
 class Results(unittest.TestCase):

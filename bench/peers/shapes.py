@@ -75,7 +75,7 @@ LLM["llava_1b"] = LLM["llama_1b"]
 QUESTION, ANSWER = 40, 64
 
 # Numbers and bytes of a block.
-FORMATS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q4_0": (32, 18), "q5_0": (32, 22), "q8_0": (32, 34), "q4_k": (256, 144), "q6_k": (256, 210)}
+FORMATS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q4_0": (32, 18), "q5_0": (32, 22), "q8_0": (32, 34), "int8": (1, 1), "q4_k": (256, 144), "q6_k": (256, 210)}
 
 
 def row_bytes(form, columns):
@@ -85,7 +85,7 @@ def row_bytes(form, columns):
 
 def block_format(shape, kind, name, columns):
     """The format that llama.cpp's llama-quantize gives this matrix in a file of this kind."""
-    if kind in ("f32", "f16", "bf16", "q8_0"):
+    if kind in ("f32", "f16", "bf16", "q8_0", "int8"):
         return kind
     form = {"q4_0": "q4_0", "q4_k_m": "q4_k"}[kind]
     layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
