@@ -69,7 +69,7 @@ double plain_error(DType type, const float* x) {
 }
 
 double our_error(DType type, const float* x) {
-  std::byte block[34];
+  std::byte block[row_bytes(DType::q8_row, 32)];  // the largest
   float back[32];
   quantize(type, x, 32, block);
   dequantize(type, block, back, 32);
@@ -129,7 +129,7 @@ TEST_CASE("numbers that a format holds come back as they are") {
       for (float& v : x) v = scale * static_cast<float>(values[random() % values.size()]);
       x[3] = scale * static_cast<float>(values.front());
       x[4] = scale * static_cast<float>(values.back());
-      std::byte block[34];
+      std::byte block[row_bytes(DType::q8_row, 32)];  // the largest
       quantize(type, x, 32, block);
       dequantize(type, block, back, 32);
       INFO(name(type) << " " << scale);
