@@ -4,6 +4,7 @@
 
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
+#include "support/tensors.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -29,25 +30,16 @@ double difference(const Tensor& a, const Tensor& b) {
   }
   return most / top;
 }
-bool same(const Tensor& a, const Tensor& b) { return a.shape() == b.shape() && std::memcmp(a.data(), b.data(), a.bytes()) == 0; }
 
 /// Rounded activations: bf16 and eight bits leave about a hundredth of the largest of sums of 300 products.
 double tolerance(Compute compute) { return compute == Compute::f32 ? 1e-5 : 2e-2; }
-
-Context context(Isa isa, Compute compute, std::size_t threads) {
-  ContextOptions options;
-  options.isa = name(isa);
-  options.compute = compute;
-  options.threads = threads;
-  return Context(options);
-}
 
 }  // namespace
 
 TEST_CASE("Linear of blocks: every kind, from rows and from panels, for any number of threads") {
   for (const Isa isa : kernels::available())
     for (const Compute compute : {Compute::f32, Compute::bf16}) {
-      Context one = context(isa, compute, 1), three = context(isa, compute, 3);
+      Context one = context_of(isa, compute, 1), three = context_of(isa, compute, 3);
       for (const DType type : blocks::types) {
         const Weight w = blocks::random(type, 200, 300, 3);
         const Linear linear(w, Tensor{}), plain(w.to(DType::f32), Tensor{});
@@ -66,7 +58,7 @@ TEST_CASE("Linear of blocks: every kind, from rows and from panels, for any numb
 
 TEST_CASE("products of one x with blocks of several kinds and with floats") {
   for (const Compute compute : {Compute::f32, Compute::bf16}) {
-    Context ctx = context(kernels::available().back(), compute, 2);
+    Context ctx = context_of(kernels::available().back(), compute, 2);
     const Weight weights[] = {pack(blocks::random(DType::q4_k, 70, 512, 1)), pack(blocks::random(DType::q6_k, 33, 512, 2)),
                               blocks::random(DType::q8_0, 16, 512, 3), blocks::random(DType::q4_0, 20, 512, 4).to(DType::bf16)};
     for (const std::size_t count : {2u, 3u, 4u})
@@ -93,7 +85,7 @@ TEST_CASE("a gate and what it lets through, in blocks") {
   for (const Isa isa : kernels::available())
     for (const Compute compute : {Compute::f32, Compute::bf16})
       for (const std::size_t tokens : {3u, 45u}) {
-        Context ctx = context(isa, compute, 2);
+        Context ctx = context_of(isa, compute, 2);
         const Weight gate = blocks::random(DType::q4_k, 96, 256, 1), up = blocks::random(DType::q4_k, 96, 256, 2), down = blocks::random(DType::q5_0, 64, 96, 3);
         const auto run = [&](auto form) {
           const Weights w({form(gate, "gate"), form(up, "up"), form(down, "down")}, "blocks");

@@ -5,6 +5,7 @@
 
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
+#include "support/tensors.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -37,15 +38,6 @@ double difference(const Tensor& a, const Tensor& b) {
   }
   return std::sqrt(squares / size);
 }
-bool same(const Tensor& a, const Tensor& b) { return a.shape() == b.shape() && std::memcmp(a.data(), b.data(), a.bytes()) == 0; }
-
-Context context(Isa isa, Compute compute, std::size_t threads) {
-  ContextOptions options;
-  options.isa = name(isa);
-  options.compute = compute;
-  options.threads = threads;
-  return Context(options);
-}
 
 Operand operand_of(Context& ctx, const Tensor& x) {
   return Operand::of_rows(ctx, x.shape(), [&](std::size_t i, float* y) { std::memcpy(y, x.row(i), x.columns() * sizeof(float)); });
@@ -62,7 +54,7 @@ TEST_CASE("Compute::i8: products, and chains of them, by any number of threads")
   for (const Isa isa : kernels::available())
     for (const Size& s : sizes) {
       INFO(name(isa) << " " << s.tokens << "x" << s.depth << " to " << s.inner << " to " << s.outputs);
-      Context one = context(isa, Compute::i8, 1), three = context(isa, Compute::i8, 3), exact = context(isa, Compute::f32, 2);
+      Context one = context_of(isa, Compute::i8, 1), three = context_of(isa, Compute::i8, 3), exact = context_of(isa, Compute::f32, 2);
       const Weight up = bytes(s.inner, s.depth, 1), gate = bytes(s.inner, s.depth, 2), down = bytes(s.outputs, s.inner, 3);
       const Tensor x = normal(Shape{s.tokens, s.depth}, 4), bias = normal(Shape{s.inner}, 5), more = normal(Shape{s.inner}, 6), residual = normal(Shape{s.tokens, s.outputs}, 7);
       const auto run = [&](Context& ctx, bool packed, bool gated) {
@@ -83,7 +75,7 @@ TEST_CASE("Compute::i8: products, and chains of them, by any number of threads")
 
 TEST_CASE("Compute::i8 on tiles: the sums are those of whole numbers") {
   if (kernels::available().back() != Isa::amx) return;
-  Context ctx = context(Isa::amx, Compute::i8, 2);
+  Context ctx = context_of(Isa::amx, Compute::i8, 2);
   for (const std::size_t depth : {1u, 63u, 64u, 65u, 700u, 1024u})  // one scale for all of a token
     for (const std::size_t tokens : {17u, 33u, 70u}) {
       const Weight w = bytes(50, depth, 1);
@@ -111,7 +103,7 @@ TEST_CASE("Compute::i8 on tiles: the sums are those of whole numbers") {
 
 TEST_CASE("an operand in eight bits goes to weights of other kinds too") {
   for (const Isa isa : kernels::available()) {
-    Context ctx = context(isa, Compute::i8, 2), exact = context(isa, Compute::f32, 2);
+    Context ctx = context_of(isa, Compute::i8, 2), exact = context_of(isa, Compute::f32, 2);
     const Tensor x = normal(Shape{50, 512}, 1);
     const Weight row = bytes(40, 512, 2), q4 = pack(blocks::random(DType::q4_0, 33, 512, 3)), q5 = pack(blocks::random(DType::q5_0, 33, 512, 6)), bf16 = blocks::random(DType::q8_0, 20, 512, 4).to(DType::bf16);
     const Operand packed = operand_of(ctx, x);
@@ -143,7 +135,7 @@ TEST_CASE("an operand in eight bits goes to weights of other kinds too") {
 TEST_CASE("Compute::i8: tokens of zeros, and of numbers that are none") {
   for (const Isa isa : kernels::available()) {
     INFO(name(isa));
-    Context ctx = context(isa, Compute::i8, 2);
+    Context ctx = context_of(isa, Compute::i8, 2);
     const Weight up = bytes(64, 96, 1), down = bytes(20, 64, 2);
     Tensor x = normal(Shape{40, 96}, 3);
     const auto run = [&] {

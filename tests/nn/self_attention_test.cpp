@@ -1,5 +1,6 @@
 // What attention hands to the product that comes next is, bit for bit, what the product makes of rows of floats.
 #include "support/catch.hpp"
+#include "support/tensors.hpp"
 
 #include <chiasm/kernels/dispatch.hpp>
 #include <chiasm/nn/kv_cache.hpp>
@@ -16,19 +17,11 @@ using namespace chiasm;
 
 namespace {
 
-Tensor random(Shape shape, unsigned seed) {
-  Tensor x(shape);
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  for (float& value : x.values()) value = normal(engine);
-  return x;
-}
-
 Linear projection(std::size_t in, std::size_t out, DType dtype, unsigned seed) {
-  auto values = std::make_shared<Tensor>(random(Shape{out, in}, seed));
+  auto values = std::make_shared<Tensor>(random_tensor(Shape{out, in}, seed));
   for (float& value : values->values()) value *= 0.3f;
   const Weight w("w", DType::f32, values->shape(), reinterpret_cast<const std::byte*>(values->data()), values, "random");
-  return Linear(w.to(dtype), random(Shape{out}, seed + 1));
+  return Linear(w.to(dtype), random_tensor(Shape{out}, seed + 1));
 }
 
 bool same_bits(View a, View b) {
@@ -73,8 +66,8 @@ TEST_CASE("self-attention: as from rows of queries, keys and values") {
   for (const Case& c : cases) {
     INFO(c.sequences << " of " << c.length << ", " << c.heads << " heads of " << c.head_dim);
     const std::size_t width = c.heads * c.head_dim;
-    const Tensor x = random(Shape{c.sequences, c.length, width}, 1);
-    Tensor mask = random(Shape{c.sequences, c.length, c.length}, 2);
+    const Tensor x = random_tensor(Shape{c.sequences, c.length, width}, 1);
+    Tensor mask = random_tensor(Shape{c.sequences, c.length, c.length}, 2);
     for (std::size_t i = 0; i < mask.size(); i += 5) mask.data()[i] = -std::numeric_limits<float>::infinity();
     Attend attend = attend_of(c.heads, c.heads, c.head_dim);
     attend.causal = c.causal;
@@ -101,7 +94,7 @@ TEST_CASE("self-attention: as from rows of queries, keys and values") {
 TEST_CASE("self-attention: a projection of another width") {
   Context ctx;
   const Linear qkv = projection(32, 64, DType::f32, 3);
-  CHECK_THROWS_AS(self_attention(ctx, qkv, random(Shape{1, 8, 32}, 1), attend_of(2, 2, 16)), ShapeError);
+  CHECK_THROWS_AS(self_attention(ctx, qkv, random_tensor(Shape{1, 8, 32}, 1), attend_of(2, 2, 16)), ShapeError);
 }
 
 TEST_CASE("attention: results for a product as from rows, heads that share keys, sequences side by side") {
@@ -113,7 +106,7 @@ TEST_CASE("attention: results for a product as from rows, heads that share keys,
         std::size_t rows = 0;
         for (const std::size_t length : lengths) rows += length;
         const std::size_t width = heads * head_dim, kv_width = kv_heads * head_dim, own_head_dim = head_dim, own_heads = heads, own_kv_heads = kv_heads;
-        const Tensor q = random(Shape{rows, width}, 1), k = random(Shape{rows, kv_width}, 2), v = random(Shape{rows, kv_width}, 3);
+        const Tensor q = random_tensor(Shape{rows, width}, 1), k = random_tensor(Shape{rows, kv_width}, 2), v = random_tensor(Shape{rows, kv_width}, 3);
         const Linear out = projection(width, width, DType::bf16, 5);
         in_every_tier([&](Context& ctx) {
           for (const KvKind kind : {KvKind::f32, KvKind::bf16, KvKind::q8}) {

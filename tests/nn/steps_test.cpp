@@ -1,6 +1,7 @@
 // Rows of a pass of few tokens are, bit for bit, what each is in a pass of its own: speculative decoding rests on it.
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
+#include "support/tensors.hpp"
 
 #include <chiasm/kernels/dispatch.hpp>
 #include <chiasm/nn/attention.hpp>
@@ -13,14 +14,6 @@
 using namespace chiasm;
 
 namespace {
-
-Tensor random(Shape shape, unsigned seed) {
-  Tensor x(shape);
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  for (float& value : x.values()) value = normal(engine);
-  return x;
-}
 
 bool same_bits(View a, View b) {
   for (std::size_t t = 0; t < a.rows(); ++t)
@@ -44,14 +37,14 @@ TEST_CASE("steps: products with weights of every kind") {
   std::vector<Weight> weights;
   const std::size_t depth = 768, outputs = 75;
   {
-    auto values = std::make_shared<Tensor>(random(Shape{outputs, depth}, 1));
+    auto values = std::make_shared<Tensor>(random_tensor(Shape{outputs, depth}, 1));
     const Weight f32("w", DType::f32, values->shape(), reinterpret_cast<const std::byte*>(values->data()), values, "random");
     for (const DType type : {DType::f32, DType::f16, DType::bf16}) weights.push_back(f32.to(type));
   }
   for (const DType type : blocks::types) weights.push_back(blocks::random(type, outputs, depth, 7));
   in_every_tier([&](Context& ctx) {
     const std::size_t most = ctx.most_steps();
-    const Tensor x = random(Shape{most, depth}, 2), bias = random(Shape{outputs}, 3), residual = random(Shape{most, outputs}, 4);
+    const Tensor x = random_tensor(Shape{most, depth}, 2), bias = random_tensor(Shape{outputs}, 3), residual = random_tensor(Shape{most, outputs}, 4);
     for (const Weight& w : weights) {
       INFO(name(w.dtype()));
       for (const Activation activation : {Activation::none, Activation::gelu}) {
@@ -80,8 +73,8 @@ TEST_CASE("steps: attention") {
         for (const int kind : {0, 1, 2, 3, 4}) {
           INFO(group << " heads a key, " << before << " positions before, kind " << kind);
           const std::size_t kv_heads = 2, heads = kv_heads * group, dim = 40, all = before + most;
-          const Tensor q = random(Shape{most, heads * dim}, ++seed), k = random(Shape{all, kv_heads * dim}, ++seed), v = random(Shape{all, kv_heads * dim}, ++seed);
-          const Tensor slopes = random(Shape{heads}, ++seed), distances = random(Shape{heads, 2 * all}, ++seed), mask = random(Shape{most, all}, ++seed);
+          const Tensor q = random_tensor(Shape{most, heads * dim}, ++seed), k = random_tensor(Shape{all, kv_heads * dim}, ++seed), v = random_tensor(Shape{all, kv_heads * dim}, ++seed);
+          const Tensor slopes = random_tensor(Shape{heads}, ++seed), distances = random_tensor(Shape{heads, 2 * all}, ++seed), mask = random_tensor(Shape{most, all}, ++seed);
           Attend attend;
           attend.heads = heads, attend.kv_heads = kv_heads, attend.head_dim = attend.v_dim = dim, attend.scale = 0.2f;
           attend.causal = kind < 4;  // 4: what an encoder has read
@@ -122,9 +115,9 @@ TEST_CASE("steps: attention of several parts") {
   const std::size_t queries[] = {1, 3, 40, 1, 0}, keys[] = {9, 70, 64, 2300, 5};
   std::vector<Tensor> q, k, v;
   for (unsigned i = 0; i < std::size(queries); ++i) {
-    q.push_back(random(Shape{queries[i], heads * dim}, 3 * i));
-    k.push_back(random(Shape{keys[i], kv_heads * dim}, 3 * i + 1));
-    v.push_back(random(Shape{keys[i], kv_heads * dim}, 3 * i + 2));
+    q.push_back(random_tensor(Shape{queries[i], heads * dim}, 3 * i));
+    k.push_back(random_tensor(Shape{keys[i], kv_heads * dim}, 3 * i + 1));
+    v.push_back(random_tensor(Shape{keys[i], kv_heads * dim}, 3 * i + 2));
   }
   in_every_tier([&](Context& ctx) {
     for (const KvKind kind : {KvKind::f32, KvKind::bf16, KvKind::q8}) {
