@@ -45,3 +45,10 @@ TEST_CASE("a size that does not fit is an error") {
   CHECK_THROWS_AS((Shape{big, big}.size()), ShapeError);
   CHECK((Shape{big, big >> 1}.size()) == std::size_t{1} << 63);
 }
+
+TEST_CASE("a shape with another innermost extent") {
+  CHECK((Shape{2, 577, 1024}.with_columns(3072)) == Shape{2, 577, 3072});
+  CHECK(Shape{1024}.with_columns(7) == Shape{7});
+  CHECK(Shape{}.with_columns(7) == Shape{7});
+  CHECK((Shape{1, 2, 3, 4, 5, 6, 7, 8}.with_columns(0)) == Shape{1, 2, 3, 4, 5, 6, 7, 0});
+}

@@ -2,6 +2,7 @@
 
 #include "support/catch.hpp"
 #include "support/paths.hpp"
+#include "support/temporary_folder.hpp"
 
 #include <cstring>
 #include <filesystem>
@@ -98,17 +99,8 @@ std::string message(F&& f) {
   return "nothing thrown";
 }
 
-struct Folder {
-  std::filesystem::path path = std::filesystem::temp_directory_path() / "chiasm_gguf_model_test";
-  Folder() {
-    std::filesystem::remove_all(path);
-    std::filesystem::create_directories(path);
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(path / name, std::ios::binary) << text;
-    return (path / name).string();
-  }
+struct Folder : TemporaryFolder {
+  Folder() : TemporaryFolder("chiasm_gguf_model_test") {}
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "support/catch.hpp"
 #include "support/paths.hpp"
+#include "support/temporary_folder.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -46,17 +47,8 @@ bool same(std::span<const float> a, std::span<const float> b) {
   return true;
 }
 
-struct Folder {
-  std::filesystem::path path = std::filesystem::temp_directory_path() / "chiasm_safetensors_test";
-  Folder() {
-    std::filesystem::remove_all(path);
-    std::filesystem::create_directories(path);
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(path / name, std::ios::binary) << text;
-    return (path / name).string();
-  }
+struct Folder : TemporaryFolder {
+  Folder() : TemporaryFolder("chiasm_safetensors_test") {}
 };
 
 }  // namespace

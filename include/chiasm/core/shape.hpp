@@ -52,6 +52,14 @@ class Shape {
     extents_[rank_++] = extent;
   }
 
+  /// The same, but for its innermost extent: what a product makes of rows of this shape.
+  constexpr Shape with_columns(std::size_t columns) const {
+    Shape shape = *this;
+    if (shape.rank_ > 0) --shape.rank_;
+    shape.append(columns);
+    return shape;
+  }
+
   constexpr bool operator==(const Shape& other) const noexcept {
     if (rank_ != other.rank_) return false;
     for (std::size_t i = 0; i < rank_; ++i)

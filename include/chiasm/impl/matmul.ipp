@@ -61,10 +61,6 @@ void each_part(std::span<const Product> products, std::size_t begin, std::size_t
   }
 }
 
-}  // namespace detail
-
-namespace detail {
-
 // A piece of less than this many multiply-adds costs more to hand over than to do.
 inline constexpr std::size_t least_work = 1 << 16;
 
@@ -190,9 +186,7 @@ CHIASM_INLINE void matmul(Context& ctx, const Operand& x, const Weight& w, MutVi
 
 CHIASM_INLINE Operand matmul_operand(Context& ctx, const Operand& x, const Factor& factor, Activation activation, const Factor& gate) {
   const std::size_t tokens = x.rows(), depth = x.columns(), outputs = factor.weight->shape()[0];
-  Shape shape;
-  for (std::size_t i = 0; i + 1 < x.shape().rank(); ++i) shape.append(x.shape()[static_cast<std::ptrdiff_t>(i)]);
-  shape.append(outputs);
+  const Shape shape = x.shape().with_columns(outputs);
   const bool gated = gate.weight != nullptr;
   if (detail::needs_packing(*factor.weight) || (gated && detail::needs_packing(*gate.weight))) {
     const Weight packed[2] = {pack(*factor.weight, ctx.pool().get()), gated ? pack(*gate.weight, ctx.pool().get()) : Weight()};

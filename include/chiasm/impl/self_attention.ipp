@@ -38,9 +38,7 @@ CHIASM_INLINE Operand self_attention(Context& ctx, const Linear& qkv, const Oper
   if (qkv.out_features() != 3 * width || how.kv_heads != how.heads || how.v_dim != how.head_dim)
     throw ShapeError("self_attention", x.shape().to_string() + " to " + std::to_string(qkv.out_features()) + " for " + std::to_string(how.heads) + " heads of " +
                                            std::to_string(how.head_dim));
-  Shape shape;
-  for (std::size_t i = 0; i + 1 < x.shape().rank(); ++i) shape.append(x.shape()[static_cast<std::ptrdiff_t>(i)]);
-  shape.append(width);
+  const Shape shape = x.shape().with_columns(width);
   std::vector<AttentionPart> parts(sequences);
   for (std::size_t n = 0; n < sequences; ++n) {
     parts[n].q = View(nullptr, Shape{length, width});

@@ -44,10 +44,7 @@ class Linear {
 
   /// (T, in) -> (T, out); any leading dimensions. Throws ShapeError.
   Tensor operator()(Context& ctx, const Operand& x, Activation activation = Activation::none, View residual = {}) const {
-    Shape shape;
-    for (std::size_t i = 0; i + 1 < x.shape().rank(); ++i) shape.append(x.shape()[static_cast<std::ptrdiff_t>(i)]);
-    shape.append(out_);
-    Tensor y = ctx.empty(shape);
+    Tensor y = ctx.empty(x.shape().with_columns(out_));
     (*this)(ctx, x, y.view(), activation, residual);
     return y;
   }
