@@ -120,7 +120,7 @@ TEST_CASE("a conversion is the same in rows and in panels, on one thread and on 
             CHECK(converted.dtype() == type);
             CHECK(converted.shape() == shape);
             CHECK(converted.name() == weight.name());
-            CHECK(converted.layout() == (is_block_format(type) ? layout : Layout::rows));
+            CHECK(converted.layout() == (has_panels(type) ? layout : Layout::rows));
             if (is_block_format(type) || stored == type) CHECK(numbers(converted) == want);
             else CHECK(numbers(converted) == numbers(type == DType::f32 ? weight : weight.to(DType::f32).to(type)));
           }
@@ -181,6 +181,25 @@ TEST_CASE("a tree quantises what products take, says how far it is, and can be s
   how.cancel.cancel();
   CHECK_THROWS_AS(Weights(tensors, "folder").converting(how).get("a.weight"), Cancelled);
   CHECK(Weights(tensors, "folder").converting(how).table("table.weight", Shape{50, 64}).data() == tensors[2].data());
+}
+
+TEST_CASE("a tree lays out bf16 in panels for products, not for tables") {
+  const std::vector<Weight> tensors = {random_weight("a.weight", {40, 64}, DType::bf16, 1), random_weight("b.weight", {20, 96}, DType::f32, 2),
+                                       random_weight("table.weight", {50, 64}, DType::bf16, 3), random_weight("conv.weight", {8, 3, 4, 4}, DType::bf16, 4)};
+  for (const WeightKind kind : {WeightKind::keep, WeightKind::bf16}) {
+    const Weights w = Weights(tensors, "folder").converting({.kind = kind, .bf16_panels = true});
+    const Weight a = w.packed("a.weight", Shape{40, 64}), b = w.packed("b.weight", Shape{20, 96});
+    CHECK(a.layout() == Layout::panels);
+    CHECK(numbers(a) == numbers(tensors[0]));
+    CHECK(b.layout() == (kind == WeightKind::bf16 ? Layout::panels : Layout::rows));
+    CHECK(numbers(b) == numbers(kind == WeightKind::bf16 ? tensors[1].to(DType::bf16) : tensors[1]));
+    CHECK(w.get("a.weight").data() == tensors[0].data());
+    CHECK(w.get("conv.weight").layout() == Layout::rows);
+    const Weight table = w.table("table.weight", Shape{50, 64});
+    CHECK(table.data() == tensors[2].data());
+    CHECK(w.converted(table).data() == table.data());  // tied: there once
+  }
+  CHECK(Weights(tensors, "folder").packed("a.weight", Shape{40, 64}).data() == tensors[0].data());
 }
 
 TEST_CASE("a conversion of a large matrix stops in its middle") {

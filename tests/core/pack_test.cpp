@@ -85,3 +85,34 @@ TEST_CASE("pack leaves other weights alone") {
   const std::vector<std::byte> bytes(2 * 18 * 2);
   CHECK_THROWS_AS(pack(Weight("w", DType::q4_0, Shape{2, 1, 32}, bytes.data(), {}, "none")), ShapeError);
 }
+
+TEST_CASE("bf16 in panels: the same numbers, from rows and back") {
+  ThreadPool pool(3);
+  for (const std::size_t rows : {1u, 15u, 16u, 17u, 50u, 700u})
+    for (const std::size_t columns : {1u, 31u, 32u, 33u, 320u, 1000u}) {
+      INFO(rows << "x" << columns);
+      Tensor numbers(Shape{rows, columns});
+      for (std::size_t i = 0; i < numbers.size(); ++i) numbers.data()[i] = static_cast<float>(i * 7919 % 10007) - 5000.0f;
+      const Weight w = Weight("w", DType::f32, numbers.shape(), reinterpret_cast<const std::byte*>(numbers.data()), nullptr, "test").to(DType::bf16);
+      const Weight panels = to_panels(w), parallel = to_panels(w, &pool);
+      CHECK(panels.layout() == Layout::panels);
+      CHECK(panels.bytes() == (rows + 15) / 16 * ((columns + 31) / 32) * 1024);
+      CHECK(std::memcmp(panels.data(), parallel.data(), panels.bytes()) == 0);
+      CHECK(same(panels.to_f32(), w.to_f32()));
+      const Weight back = to_rows(panels);
+      CHECK(back.layout() == Layout::rows);
+      CHECK(std::memcmp(back.data(), w.data(), w.bytes()) == 0);
+      CHECK(to_rows(w).data() == w.data());
+      CHECK(pack(w).data() == w.data());  // that is for blocks
+      CHECK_THROWS_AS(to_panels(panels), ArgumentError);
+      if (rows > 16) {
+        CHECK(same(panels.slice(16, rows - 16).to_f32(), w.slice(16, rows - 16).to_f32()));
+        CHECK_THROWS_AS(panels.slice(1, 2), UnsupportedError);
+      }
+      std::vector<std::uint32_t> order(rows);
+      for (std::size_t i = 0; i < rows; ++i) order[i] = static_cast<std::uint32_t>(rows - 1 - i);
+      CHECK(same(to_panels(w, &pool, &order).to_f32(), w.gather(order).to_f32()));
+    }
+  CHECK_THROWS_AS(to_panels(Weight("w", DType::bf16, Shape{32}, nullptr, nullptr, "test")), ShapeError);
+  CHECK_THROWS_AS(to_panels(Weight("w", DType::f16, Shape{32, 32}, nullptr, nullptr, "test")), ArgumentError);
+}

@@ -1,6 +1,7 @@
 #include <chiasm/core/weights.hpp>
 
 #include "support/catch.hpp"
+#include "support/thrown.hpp"
 
 #include <cstring>
 #include <vector>
@@ -16,16 +17,6 @@ Weights tree(WeightKind kind = WeightKind::keep) {
   return Weights({make("model.layers.0.q.weight", {4, 3}, DType::bf16), make("model.layers.0.q.bias", {4}, DType::bf16), make("model.layers.10.q.weight", {4, 3}),
                   make("model.layers.1.q.weight", {4, 3}), make("ids", {2}, DType::i64), make("modelx.weight", {1})},
                  "folder", kind);
-}
-template <class E, class F>
-E caught(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error;
-  }
-  FAIL("nothing thrown");
-  throw;
 }
 }  // namespace
 

@@ -2,6 +2,7 @@
 
 #include "support/catch.hpp"
 #include "support/paths.hpp"
+#include "support/thrown.hpp"
 
 #include <cstring>
 #include <filesystem>
@@ -47,16 +48,6 @@ class Files {
   std::filesystem::path folder_ = std::filesystem::temp_directory_path() / "chiasm_checkpoint_test";
 };
 
-template <class F>
-std::string message(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
-
 }  // namespace
 
 TEST_CASE("a checkpoint from a folder and from memory") {
@@ -101,7 +92,7 @@ TEST_CASE("a missing shard names the index") {
   const Files files{{"model.safetensors.index.json", index_text}, {"x1.safetensors", tensor_file("a")}};
   for (const bool memory : {false, true}) {
     CHECK_THROWS_AS(files.open(memory).weights(), FileError);
-    CHECK(message([&] { files.open(memory).weights(); }).find("x2.safetensors: not there, but model.safetensors.index.json names it") != std::string::npos);
+    CHECK(message_of([&] { files.open(memory).weights(); }).find("x2.safetensors: not there, but model.safetensors.index.json names it") != std::string::npos);
   }
 }
 
@@ -115,11 +106,11 @@ TEST_CASE("a checkpoint without readable weights says what it looked for") {
     INFO(memory);
     const Files none{{"config.json", "{}"}};
     CHECK_THROWS_AS(none.open(memory).weights(), FileError);
-    CHECK(message([&] { none.open(memory).weights(); }).find("looked for model.safetensors, model.safetensors.index.json, pytorch_model.bin") != std::string::npos);
+    CHECK(message_of([&] { none.open(memory).weights(); }).find("looked for model.safetensors, model.safetensors.index.json, pytorch_model.bin") != std::string::npos);
     for (const char* other : {"tf_model.h5", "model.gguf"}) {
       const Files files{{"config.json", "{}"}, {other, "x"}};
       CHECK_THROWS_AS(files.open(memory).weights(), UnsupportedError);
-      CHECK(message([&] { files.open(memory).weights(); }).find(other) != std::string::npos);
+      CHECK(message_of([&] { files.open(memory).weights(); }).find(other) != std::string::npos);
     }
     const Files two{{"a.safetensors", tensor_file("a")}, {"b.safetensors", tensor_file("b")}};
     CHECK_THROWS_AS(two.open(memory).weights(), FileError);

@@ -3,10 +3,12 @@
 #include "support/catch.hpp"
 #include "support/paths.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/thrown.hpp"
 
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 using namespace chiasm;
 
@@ -16,24 +18,28 @@ namespace {
 class Maker {
  public:
   Maker& add(std::string_view key, std::uint32_t value) { return value_(key, Gguf::Type::u32, number(value)); }
+  Maker& add(std::string_view key, std::int32_t value) { return value_(key, Gguf::Type::i32, number(value)); }
   Maker& add(std::string_view key, float value) { return value_(key, Gguf::Type::f32, number(value)); }
   Maker& add(std::string_view key, bool value) { return value_(key, Gguf::Type::boolean, std::string(1, value ? '\1' : '\0')); }
   Maker& add(std::string_view key, const char* value) { return value_(key, Gguf::Type::string, string(value)); }
   Maker& add(std::string_view key, std::initializer_list<float> list) { return value_(key, Gguf::Type::array, array(Gguf::Type::f32, list)); }
   Maker& add(std::string_view key, std::initializer_list<std::int32_t> list) { return value_(key, Gguf::Type::array, array(Gguf::Type::i32, list)); }
-  /// `shape` in PyTorch's order.
-  Maker& tensor(std::string_view name, std::initializer_list<std::size_t> shape) {
+  /// `shape` in PyTorch's order; `type` as ggml counts them.
+  Maker& tensor(std::string_view name, std::initializer_list<std::size_t> shape, std::uint32_t type = 0) {
     tensors_ += string(name) + number(static_cast<std::uint32_t>(shape.size()));
     for (auto extent = std::rbegin(shape); extent != std::rend(shape); ++extent) tensors_ += number(static_cast<std::int64_t>(*extent));
-    tensors_ += number(std::uint32_t{0}) + number(std::uint64_t{data_.size()});
+    tensors_ += number(type) + number(std::uint64_t{data_.size()});
     const std::size_t count = Shape(shape).size();
     for (std::size_t i = 0; i < count; ++i) data_ += number(static_cast<float>(i));
     data_.append((32 - data_.size() % 32) % 32, '\0');
     ++tensor_count_;
     return *this;
   }
-  std::string text() const {
-    std::string all = "GGUF" + number(std::uint32_t{3}) + number(tensor_count_) + number(value_count_) + values_ + tensors_;
+  /// The file, or its metadata alone.
+  std::string text(bool tensors = true) const {
+    std::string all = "GGUF" + number(std::uint32_t{3}) + number(tensors ? tensor_count_ : 0) + number(value_count_) + values_;
+    if (!tensors) return all;
+    all += tensors_;
     all.append((32 - all.size() % 32) % 32, '\0');
     return all + data_;
   }
@@ -76,28 +82,18 @@ Maker text(const char* arch = "llama") {
 }
 
 /// A tower of width `width`, whose projector ends in 8.
-Maker tower(std::size_t width = 4, std::size_t inner = 6) {
+Maker tower(std::size_t width = 4, std::size_t inner = 6, float deviation = 0.5f) {
   Maker m;
   m.add("general.architecture", "clip").add("clip.has_vision_encoder", true).add("clip.vision.embedding_length", static_cast<std::uint32_t>(width));
   m.add("clip.vision.feed_forward_length", static_cast<std::uint32_t>(inner)).add("clip.vision.attention.head_count", 2u).add("clip.vision.image_size", 28u);
   m.add("clip.vision.patch_size", 14u).add("clip.vision.attention.layer_norm_epsilon", 1e-5f);
-  m.add("clip.vision.image_mean", {0.48145466f, 0.5f, 0.25f}).add("clip.vision.image_std", {0.5f, 0.5f, 0.5f});
+  m.add("clip.vision.image_mean", {0.48145466f, 0.5f, 0.25f}).add("clip.vision.image_std", {0.5f, deviation, 0.5f});
   m.tensor("v.class_embd", {width}).tensor("v.blk.0.ln1.weight", {width}).tensor("v.blk.1.ln1.weight", {width}).tensor("mm.0.weight", {8, width});
   return m.tensor("mm.2.weight", {8, 8}).tensor("mm.0.bias", {8}).tensor("model.image_newline", {8});
 }
 
 Checkpoint open(Maker& model) { return Checkpoint::from_memory({{"model.gguf", model.keep()}}, {}, "m"); }
 Checkpoint open(Maker& model, Maker& mmproj) { return Checkpoint::from_memory({{"model.gguf", model.keep()}, {"mmproj.gguf", mmproj.keep()}}, {}, "m"); }
-
-template <class F>
-std::string message(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
 
 struct Folder : TemporaryFolder {
   Folder() : TemporaryFolder("chiasm_gguf_model_test") {}
@@ -158,10 +154,18 @@ TEST_CASE("metadata become a configuration") {
   CHECK_FALSE(config["attention_bias"].as_bool());
   Maker window = text();
   CHECK(open(window.add("llama.attention.sliding_window", 16u)).model_type() == "mistral");
+
+  // What stands for "none".
+  Maker none = text();
+  none.add("tokenizer.ggml.bos_token_id", -1).add("tokenizer.ggml.eos_token_id", 0xffffffffu).add("tokenizer.ggml.eot_token_id", 3u);
+  CHECK(open(none).config().find("bos_token_id").is_null());
+  CHECK(open(none).config()["eos_token_id"].dump() == "[3]");
+  Maker unscaled = text().add("llama.rope.scaling.type", "linear").add("llama.rope.scaling.factor", 0.0f);
+  CHECK(open(unscaled).config().find("rope_scaling").is_null());
 }
 
 TEST_CASE("what cannot be is said with the key") {
-  const auto config = [](Maker model) { return message([&] { open(model).config(); }); };
+  const auto config = [](Maker model) { return message_of([&] { open(model).config(); }); };
   CHECK(config(text("gemma3")) == "not supported: m/model.gguf: architecture 'gemma3', expected llama, qwen2, gptneox or mpt");
   CHECK(config(Maker()) == "m/model.gguf: general.architecture: missing");
   CHECK(config(Maker().add("general.architecture", "llama").tensor("token_embd.weight", {10, 8})) == "m/model.gguf: llama.embedding_length: missing");
@@ -172,12 +176,21 @@ TEST_CASE("what cannot be is said with the key") {
   CHECK(config(text().add("llama.rope.scaling.type", "longrope")) == "not supported: m/model.gguf: llama.rope.scaling.type is \"longrope\"");
   CHECK(config(text().add("llama.attention.head_count_kv", {1, 2})) == "m/model.gguf: llama.attention.head_count_kv: is [1, 2], expected an integer");
   CHECK(config(text().add("llama.attention.key_length", 0u)) == "m/model.gguf: llama.attention.key_length: is 0, expected 1 to 16777216");
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  CHECK(config(text().add("llama.rope.freq_base", nan)) == "m/model.gguf: llama.rope.freq_base: is nan, expected a finite number");
+  CHECK(config(text().add("llama.rope.freq_base", 0.0f)) == "m/model.gguf: llama.rope.freq_base: is 0, expected a positive number");
+  CHECK(config(text().add("llama.rope.scaling.factor", infinity)) == "m/model.gguf: llama.rope.scaling.factor: is inf, expected a finite number");
+  CHECK(config(text().add("llama.rope.scaling.factor", -2.0f)) == "m/model.gguf: llama.rope.scaling.factor: is -2, expected a positive number");
+  CHECK(config(text("gptneox").add("gptneox.attention.layer_norm_epsilon", -1.0f)) == "m/model.gguf: gptneox.attention.layer_norm_epsilon: is -1, expected a positive number");
+  CHECK(config(Maker().add("general.architecture", "llama").tensor("token_embd.weight", {256, 256}, 39)).find("'token_embd.weight' is MXFP4, which is not read") !=
+        std::string::npos);
+  CHECK(config(Maker().add("general.architecture", "llama").tensor("token_embd.weight", {})) == "m/model.gguf: 'token_embd.weight' is f32 (), expected a matrix");
   Maker alone = tower();
-  CHECK(message([&] { Checkpoint::from_memory({{"model.gguf", alone.keep()}}, {}, "m").config(); }) ==
+  CHECK(message_of([&] { Checkpoint::from_memory({{"model.gguf", alone.keep()}}, {}, "m").config(); }) ==
         "not supported: m/model.gguf: an mmproj file alone; load the text model, and this one as its mmproj");
   const auto seeing = [](Maker mmproj) {
     Maker model = text();
-    return message([&] {
+    return message_of([&] {
       const Checkpoint both = open(model, mmproj);
       both.config();
       both.preprocessor_config();
@@ -188,6 +201,11 @@ TEST_CASE("what cannot be is said with the key") {
   CHECK(seeing(tower().add("clip.vision.image_grid_pinpoints", {28, 56, 56})) == "m/mmproj.gguf: clip.vision.image_grid_pinpoints: has 3 numbers, expected pairs");
   CHECK(seeing(tower().add("clip.vision.image_grid_pinpoints", {28, 56}).add("clip.vision.mm_patch_merge_type", "flat")).find("mm_patch_merge_type is \"flat\"") !=
         std::string::npos);
+  CHECK(seeing(tower(4, 6, infinity)) == "m/mmproj.gguf: clip.vision.image_std: is inf, expected a finite number");
+  CHECK(seeing(tower(4, 6, 0)) == "m/mmproj.gguf: clip.vision.image_std: is 0, expected a positive number");
+  // A tower without one of its tensors has as many blocks as before.
+  Maker model = text(), gap = tower().tensor("v.blk.3.ln2.weight", {4});
+  CHECK(open(model, gap).config()["vision_config"]["num_hidden_layers"].as_int() == 4);
 }
 
 TEST_CASE("a tower's quirks are settled") {
@@ -217,6 +235,22 @@ TEST_CASE("a tower's quirks are settled") {
   CHECK(open(model, next).model_type() == "llava_next");
 }
 
+TEST_CASE("a missing tensor is called what its file would call it") {
+  Maker alone = text(), model = text(), mmproj = tower(), legacy = tower();
+  legacy.tensor("v.blk.0.ffn_down.weight", {6, 4}).tensor("v.blk.0.ffn_up.weight", {4, 6});
+  const auto missing = [](const Weights& weights, std::string_view name) { return message_of([&] { weights.get(name, Shape{5}); }); };
+  const Weights words = open(alone).weights(), both = open(model, mmproj).weights();
+  CHECK(missing(words, "model.layers.0.mlp.up_proj.weight") == "m/model.gguf: 'blk.0.ffn_up.weight' is missing, expected (5)");
+  CHECK(missing(words / "model" / "layers" / 12, "self_attn.q_proj.bias") == "m/model.gguf: 'blk.12.attn_q.bias' is missing, expected (5)");
+  CHECK(missing(words, "lm_head.weight") == "m/model.gguf: 'output.weight' is missing, expected (5)");
+  CHECK(missing(words, "of.another") == "m/model.gguf: 'of.another' is missing, expected (5)");
+  CHECK(missing(both / "language_model", "model.layers.0.mlp.up_proj.weight") == "m/model.gguf: 'blk.0.ffn_up.weight' is missing, expected (5)");
+  CHECK(missing(both, "multi_modal_projector.linear_2.bias") == "m/mmproj.gguf: 'mm.2.bias' is missing, expected (5)");
+  CHECK(missing(both, "vision_tower.embeddings.patch_embedding.weight") == "m/mmproj.gguf: 'v.patch_embd.weight' is missing, expected (5)");
+  CHECK(missing(both, "vision_tower.encoder.layers.1.mlp.fc1.bias") == "m/mmproj.gguf: 'v.blk.1.ffn_up.bias' is missing, expected (5)");
+  CHECK(missing(open(model, legacy).weights(), "vision_tower.encoder.layers.1.mlp.fc1.bias") == "m/mmproj.gguf: 'v.blk.1.ffn_down.bias' is missing, expected (5)");
+}
+
 TEST_CASE("which files belong together") {
   const Folder folder;
   const std::string model = folder.write("a.gguf", text().text());
@@ -235,10 +269,10 @@ TEST_CASE("which files belong together") {
   folder.write("mmproj-a.gguf", Maker().add("general.architecture", "clip").tensor("mm.2.weight", {16, 8}).text());
   CHECK(Checkpoint::open(model).model_type() == "llama");
   folder.write("b.gguf", text().text());
-  CHECK(message([&] { Checkpoint::open(folder.path.string()); }).find("2 GGUF models (a.gguf, b.gguf, ...): say which one") != std::string::npos);
+  CHECK(message_of([&] { Checkpoint::open(folder.path.string()); }).find("2 GGUF models (a.gguf, b.gguf, ...): say which one") != std::string::npos);
   std::filesystem::remove(folder.path / "a.gguf");
   std::filesystem::remove(folder.path / "b.gguf");
-  CHECK(message([&] { Checkpoint::open(folder.path.string()); }).find("no GGUF file but mmproj-a.gguf") != std::string::npos);
+  CHECK(message_of([&] { Checkpoint::open(folder.path.string()); }).find("no GGUF file but mmproj-a.gguf") != std::string::npos);
   CHECK_THROWS_AS(Checkpoint::open(folder.write("x.bin", "x")), FileError);
   CHECK_THROWS_AS(Checkpoint::open(folder.write("x.gguf", "x")), FormatError);
 }
@@ -246,8 +280,17 @@ TEST_CASE("which files belong together") {
 TEST_CASE("a model in shards") {
   const Folder folder;
   const std::string first = folder.write("m-00001-of-00002.gguf", text().add("split.count", 2u).text());
-  CHECK(message([&] { Checkpoint::open(first); }).find("m-00002-of-00002.gguf") != std::string::npos);
+  CHECK(message_of([&] { Checkpoint::open(first); }).find("m-00002-of-00002.gguf") != std::string::npos);
   const std::string second = folder.write("m-00002-of-00002.gguf", Maker().add("split.count", 2u).tensor("blk.0.attn_v.weight", {8, 8}).text());
   for (const std::string& path : {first, folder.path.string()}) CHECK(Checkpoint::open(path).weights().contains("model.layers.0.self_attn.v_proj.weight"));
-  CHECK(message([&] { Checkpoint::open(second); }).find("first one's name ends in -00001-of-00002.gguf") != std::string::npos);
+  CHECK(message_of([&] { Checkpoint::open(second); }).find("first one's name ends in -00001-of-00002.gguf") != std::string::npos);
+
+  // gguf-split --no-tensor-first-split: metadata alone.
+  Maker metadata = text().add("split.count", 2u);
+  const Folder other;
+  const std::string bare = other.write("m-00001-of-00002.gguf", metadata.text(false));
+  other.write("m-00002-of-00002.gguf", text().add("split.count", 2u).tensor("blk.0.ffn_down.bias", {8}).text());
+  CHECK(Checkpoint::open(bare).config()["vocab_size"].as_int() == 10);
+  CHECK(Checkpoint::open(bare).config()["mlp_bias"].as_bool());
+  CHECK(Checkpoint::open(bare).weights().contains("model.embed_tokens.weight"));
 }

@@ -2,6 +2,7 @@
 
 #include "support/catch.hpp"
 #include "support/paths.hpp"
+#include "support/thrown.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -16,24 +17,7 @@ namespace {
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text.data(), text.size())); }
 Gguf parse(const std::string& bytes) { return Gguf::parse(FileMap(bytes_of(bytes), "m.gguf")); }
 
-std::string message(const std::string& bytes) {
-  try {
-    parse(bytes);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "ok";
-}
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "ok";
-}
+std::string message(const std::string& bytes) { return message_of([&] { parse(bytes); }); }
 
 /// A file, written part by part.
 class File {

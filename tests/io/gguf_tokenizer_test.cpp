@@ -6,12 +6,11 @@
 #include "support/catch.hpp"
 #include "support/corpus.hpp"
 #include "support/paths.hpp"
+#include "support/reference_tokenizers.hpp"
 
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <limits>
 #include <map>
 #include <sstream>
@@ -91,26 +90,6 @@ Metadata pieces() {
   metadata.add("tokenizer.ggml.token_type", std::vector<std::int32_t>{2, 3, 3, 1, 1, 1, 1, 1, 4});
   metadata.add("tokenizer.ggml.bos_token_id", std::uint32_t{1}).add("tokenizer.ggml.eos_token_id", std::uint32_t{2}).add("tokenizer.ggml.unknown_token_id", std::uint32_t{0});
   return metadata;
-}
-
-const std::optional<std::string>& published() {
-  struct Folder {
-    std::optional<std::string> path;
-    Folder() {
-      const auto archive = shared_data("io/tokenizers.tar.xz");
-      if (!archive) return;
-      const fs::path folder = fs::temp_directory_path() / ("chiasm_gguf_tokenizer_test_" + std::to_string(reinterpret_cast<std::uintptr_t>(this) ^ static_cast<std::uintptr_t>(std::rand())));
-      fs::create_directories(folder);
-      const std::string command = "tar xJf '" + *archive + "' -C '" + folder.string() + "' tokenizers/llama.cpp";
-      if (std::system(command.c_str()) == 0) path = folder.string() + "/tokenizers/llama.cpp";
-    }
-    ~Folder() {
-      std::error_code error;
-      if (path) fs::remove_all(fs::path(*path).parent_path().parent_path(), error);
-    }
-  };
-  static const Folder folder;
-  return folder.path;
 }
 
 std::string text_of(const std::string& path) {
@@ -279,9 +258,9 @@ TEST_CASE("the chat template comes out of a GGUF file", "[gguf][chat]") {
 }
 
 TEST_CASE("llama.cpp's vocabularies give llama.cpp's ids", "[tokenizer][gguf][shared]") {
-  if (!published()) return;
+  if (!reference_tokenizers()) return;
   std::size_t files = 0;
-  for (const auto& entry : fs::directory_iterator(*published())) {
+  for (const auto& entry : fs::directory_iterator(*reference_tokenizers() + "/llama.cpp")) {
     const std::string path = entry.path().string();
     if (entry.path().extension() != ".gguf") continue;
     ++files;
@@ -308,14 +287,14 @@ TEST_CASE("llama.cpp's vocabularies give llama.cpp's ids", "[tokenizer][gguf][sh
 }
 
 TEST_CASE("published vocabularies in GGUF files equal the models' own tokenizers", "[tokenizer][gguf][shared]") {
-  if (!published()) return;
+  if (!reference_tokenizers()) return;
   const auto corpus = json_lines(*shared_data("io/text/corpus.jsonl"));
   // Not all have the same tokens beside the model's.
   const std::vector<std::tuple<const char*, const char*, TokenId>> cases = {
       {"llama-spm", "llama2", 32000}, {"llama-bpe", "llama3", 128256}, {"gpt-2", "gpt2", 50257}, {"qwen2", "qwen2_5_vl", 151646}, {"mpt", "gpt-neox", 50277},
       {"gpt-neox", "gpt-neox", 50277}, {"bert-bge", "bert", 30522}, {"nomic-bert-moe", "xlm-r", 250002}, {"phi-3", "phi3", 32064}};
   for (const auto& [gguf, name, common] : cases) {
-    const Tokenizer tokenizer = Tokenizer::load(*published() + "/ggml-vocab-" + gguf + ".gguf");
+    const Tokenizer tokenizer = Tokenizer::load(*reference_tokenizers() + "/llama.cpp/ggml-vocab-" + gguf + ".gguf");
     std::size_t compared = 0;
     for (const Json& line : json_lines(*shared_data(std::string("io/tokens/") + name + ".jsonl"))) {
       const std::string text = input(corpus[line["i"].as<std::size_t>()]);

@@ -2,6 +2,7 @@
 
 #include "support/catch.hpp"
 #include "support/paths.hpp"
+#include "support/thrown.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -15,16 +16,6 @@
 using namespace chiasm;
 
 namespace {
-template <class E, class F>
-E caught(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error;
-  }
-  FAIL("nothing thrown");
-  throw;
-}
 std::string nested(std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
 }  // namespace
 

@@ -57,12 +57,13 @@ struct Taken {
   bool operator==(const Taken&) const = default;
 };
 /// What a model would take. How many tensors the cache did not have goes to `missed`.
-Taken take(const std::string& file, const std::string& cache_path, WeightKind kind, std::size_t* missed = nullptr, bool write = true) {
+Taken take(const std::string& file, const std::string& cache_path, WeightKind kind, std::size_t* missed = nullptr, bool write = true, bool bf16_panels = false) {
   const Weights stored = read_safetensors(file);
   const auto cache = std::make_shared<PackedCache>(cache_path, *WeightsIdentity::of(stored), kind);
   const std::size_t before = cache->size();
   Conversion how;
   how.kind = kind;
+  how.bf16_panels = bf16_panels;
   how.before = cache;
   const Weights w = stored.converting(how);
   const auto numbers = [](const Weight& weight) {
@@ -90,6 +91,20 @@ TEST_CASE("a second start takes from the cache what the first one converted") {
     CHECK(take(file, path, kind, &missed) == first);
     CHECK(missed == 0);
     CHECK(std::distance(fs::directory_iterator(fs::path(path).parent_path()), {}) == 1);
+  }
+}
+
+TEST_CASE("a cache keeps bf16 in panels and in rows apart") {
+  const Folder folder;
+  const std::string file = folder / "model.safetensors", path = folder / "cache.packed";
+  make(file, 1);
+  std::size_t missed = 0;
+  const Taken rows = take(file, path, WeightKind::bf16, &missed);
+  CHECK(take(file, path, WeightKind::bf16, &missed, true, true) == rows);
+  CHECK(missed == 2);  // the matrices of products
+  for (const bool panels : {true, false}) {
+    CHECK(take(file, path, WeightKind::bf16, &missed, true, panels) == rows);
+    CHECK(missed == 0);
   }
 }
 
@@ -222,6 +237,19 @@ TEST_CASE("many that write at once leave one whole file") {
   CHECK(wrong == 0);
   CHECK(std::distance(fs::directory_iterator(fs::path(path).parent_path()), {}) == 1);
   CHECK(take(file, path, WeightKind::q8) == right);
+}
+
+TEST_CASE("what a process left that ended while it wrote goes with the next write") {
+  const Folder folder;
+  const std::string file = folder / "model.safetensors", path = folder / "caches/cache.packed";
+  make(file, 1);
+  fs::create_directories(folder / "caches");
+  for (const char* const name : {".0011.part", ".2233.part", "-other.part"}) write(path + name, "x");
+  for (const char* const name : {".0011.part", "-other.part"}) fs::last_write_time(path + name, fs::file_time_type::clock::now() - std::chrono::hours(2));
+  take(file, path, WeightKind::q8);
+  CHECK_FALSE(fs::exists(path + ".0011.part"));
+  CHECK(fs::exists(path + ".2233.part"));  // somebody may be writing it
+  CHECK(fs::exists(path + "-other.part"));
 }
 
 TEST_CASE("a checkpoint with a cache") {

@@ -3,6 +3,7 @@
 #include "support/catch.hpp"
 #include "support/paths.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/thrown.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -31,14 +32,7 @@ std::string file_of(const std::string& header, std::size_t data = 0) {
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text.data(), text.size())); }
 Safetensors parse(const std::string& bytes) { return Safetensors::parse(FileMap(bytes_of(bytes), "m.safetensors")); }
 
-std::string message(const std::string& bytes) {
-  try {
-    parse(bytes);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "ok";
-}
+std::string message(const std::string& bytes) { return message_of([&] { parse(bytes); }); }
 
 bool same(std::span<const float> a, std::span<const float> b) {
   if (a.size() != b.size()) return false;

@@ -5,8 +5,8 @@
 #include "support/catch.hpp"
 #include "support/corpus.hpp"
 #include "support/paths.hpp"
+#include "support/reference_tokenizers.hpp"
 
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -68,26 +68,6 @@ std::string piece(std::string_view text, unsigned type = 1, float score = 0) {
   return field(1, field(1, text) + varint(2 << 3 | 5) + number + field(3, type));
 }
 Tokenizer from_model(const std::string& bytes, const std::string& name = "tokenizer.model") { return Tokenizer::load(Files{{{name, bytes}}}.checkpoint()); }
-
-const std::optional<std::string>& tokenizers() {
-  struct Folder {
-    std::optional<std::string> path;
-    Folder() {
-      const auto archive = shared_data("io/tokenizers.tar.xz");
-      if (!archive) return;
-      const fs::path folder = fs::temp_directory_path() / ("chiasm_tokenizer_files_test_" + std::to_string(reinterpret_cast<std::uintptr_t>(this) ^ static_cast<std::uintptr_t>(std::rand())));
-      fs::create_directories(folder);
-      const std::string command = "tar xJf '" + *archive + "' -C '" + folder.string() + "'";
-      if (std::system(command.c_str()) == 0) path = folder.string() + "/tokenizers";
-    }
-    ~Folder() {
-      std::error_code error;
-      if (path) fs::remove_all(fs::path(*path).parent_path(), error);
-    }
-  };
-  static const Folder folder;
-  return folder.path;
-}
 
 }  // namespace
 
@@ -232,7 +212,7 @@ TEST_CASE("a damaged SentencePiece file never does worse than an error", "[token
 }
 
 TEST_CASE("published tokenizers without a tokenizer.json equal the reference", "[tokenizer][shared]") {
-  if (!tokenizers()) return;
+  if (!reference_tokenizers()) return;
   struct Case {
     const char *name, *path;
     std::vector<const char*> files;      // besides what `more` holds
@@ -264,7 +244,7 @@ TEST_CASE("published tokenizers without a tokenizer.json equal the reference", "
   const auto corpus = json_lines(*shared_data("io/text/corpus.jsonl"));
   for (const Case& one : cases) {
     Files files;
-    for (const char* file : one.files) files.contents[file] = bytes_of(*tokenizers() + "/" + one.path + "/" + file);
+    for (const char* file : one.files) files.contents[file] = bytes_of(*reference_tokenizers() + "/" + one.path + "/" + file);
     for (const auto& [file, text] : one.more) files.contents[file] = text;
     const Tokenizer tokenizer = Tokenizer::load(files.checkpoint());
     for (const Json& line : json_lines(*shared_data(std::string("io/tokens/") + one.name + ".jsonl"))) {

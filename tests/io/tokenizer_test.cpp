@@ -4,14 +4,12 @@
 #include "support/catch.hpp"
 #include "support/corpus.hpp"
 #include "support/paths.hpp"
+#include "support/reference_tokenizers.hpp"
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <thread>
 
 using namespace chiasm;
-namespace fs = std::filesystem;
 
 namespace {
 
@@ -61,27 +59,6 @@ void check_lines(const Tokenizer& tokenizer, const std::string& path) {
   }
 }
 
-// The reference collection's tokenizers, unpacked once into a folder that goes when the program ends. None if the archive is not there.
-const std::optional<std::string>& tokenizers() {
-  struct Folder {
-    std::optional<std::string> path;
-    Folder() {
-      const auto archive = shared_data("io/tokenizers.tar.xz");
-      if (!archive) return;
-      const fs::path folder = fs::temp_directory_path() / ("chiasm_tokenizer_test_" + std::to_string(std::hash<std::thread::id>()(std::this_thread::get_id())));
-      fs::create_directories(folder);
-      const std::string command = "tar xJf '" + *archive + "' -C '" + folder.string() + "'";
-      if (std::system(command.c_str()) == 0) path = folder.string();
-    }
-    ~Folder() {
-      std::error_code error;
-      if (path) fs::remove_all(*path, error);
-    }
-  };
-  static const Folder folder;
-  return folder.path;
-}
-
 std::string with_parts(const Json& base, const Json& parts) {
   std::string text = "{\"model\":" + base["model"].dump();
   for (const Json part : parts) text += ",\"" + std::string(part.key()) + "\":" + part.dump();
@@ -121,7 +98,7 @@ TEST_CASE("every part of a tokenizer.json equals the reference", "[tokenizer]") 
 }
 
 TEST_CASE("published tokenizers equal the reference", "[tokenizer][shared]") {
-  if (!tokenizers()) return;
+  if (!reference_tokenizers()) return;
   const auto [name, file] = GENERATE(table<std::string, std::string>({{"llama2", "llama2/ref_tokenizer.json"},
                                                                       {"llama2-nonlegacy", "llama2/ref_tokenizer_nonlegacy.json"},
                                                                       {"llava15", "llava15/ref_tokenizer.json"},
@@ -145,7 +122,7 @@ TEST_CASE("published tokenizers equal the reference", "[tokenizer][shared]") {
                                                                       {"xlm-r", "xlm-r/ref_tokenizer.json"},
                                                                       {"whisper-large-v3", "whisper-large-v3/tokenizer.json"}}));
   INFO(name);
-  const Tokenizer tokenizer = Tokenizer::load(*tokenizers() + "/tokenizers/" + file);
+  const Tokenizer tokenizer = Tokenizer::load(*reference_tokenizers() + "/" + file);
   const auto corpus = json_lines(*shared_data("io/text/corpus.jsonl"));
   for (const Json& line : json_lines(*shared_data("io/tokens/" + name + ".jsonl"))) {
     const std::string text = input(corpus[line["i"].as<std::size_t>()]);

@@ -4,6 +4,7 @@
 
 #include "support/catch.hpp"
 #include "support/paths.hpp"
+#include "support/thrown.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -71,14 +72,7 @@ std::string file_of(const std::string& pickle) {
 std::string file_of_tensor(const std::string& one) { return file_of(dict(text("a") + one)); }
 
 std::vector<Weight> parse(const std::string& bytes) { return TorchPickle::parse(FileMap(bytes_of(bytes), "m.pt")).tensors; }
-std::string message(const std::string& bytes) {
-  try {
-    parse(bytes);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "ok";
-}
+std::string message(const std::string& bytes) { return message_of([&] { parse(bytes); }); }
 std::vector<float> values(const Weight& weight) {
   const Tensor tensor = weight.to_f32();
   return {tensor.values().begin(), tensor.values().end()};
@@ -322,14 +316,7 @@ TEST_CASE("checkpoints of pytorch_model.bin, of its shards, and of another name"
     for (const auto& [name, content] : files) spans.emplace_back(name, bytes_of(*content));
     return Checkpoint::from_memory(std::move(spans));
   };
-  const auto message_of = [](const Checkpoint& checkpoint) {
-    try {
-      checkpoint.weights();
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("ok");
-  };
+  const auto said = [](const Checkpoint& checkpoint) { return message_of([&] { checkpoint.weights(); }); };
   const std::string safetensors = read_file(golden("training_run.safetensors"));
   CHECK(open({{"pytorch_model.bin", &small}, {"optimizer.pt", &small}}).weights().names() == std::vector<std::string>{"a"});
   CHECK(open({{"pytorch_model.bin", &small}, {"model.safetensors", &safetensors}}).weights().names().size() == 3);
@@ -339,9 +326,9 @@ TEST_CASE("checkpoints of pytorch_model.bin, of its shards, and of another name"
   for (const char* const name : {"checkpoint.pt", "weights.bin", "consolidated.00.pth"})
     CHECK(open({{name, &small}, {"training_args.bin", &small}, {"optimizer.pt", &small}, {"scheduler.pt", &small}, {"rng_state_0.pth", &small}}).weights().names() ==
           std::vector<std::string>{"a"});
-  CHECK(message_of(open({{"pytorch_model.bin.index.json", &index}})).find("pytorch_model-00001-of-00001.bin: not there, but pytorch_model.bin.index.json names it") != std::string::npos);
-  CHECK(message_of(open({{"a.pt", &small}, {"b.pt", &small}})).find("2 files of weights (a.pt, b.pt, ...) but none of") != std::string::npos);
-  CHECK(message_of(open({{"training_args.bin", &small}})).find("no weights") != std::string::npos);
+  CHECK(said(open({{"pytorch_model.bin.index.json", &index}})).find("pytorch_model-00001-of-00001.bin: not there, but pytorch_model.bin.index.json names it") != std::string::npos);
+  CHECK(said(open({{"a.pt", &small}, {"b.pt", &small}})).find("2 files of weights (a.pt, b.pt, ...) but none of") != std::string::npos);
+  CHECK(said(open({{"training_args.bin", &small}})).find("no weights") != std::string::npos);
   CHECK_THROWS_AS(open({{"pytorch_model.bin", &index}}).weights(), FormatError);
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace chiasm::inline CHIASM_ABI {
@@ -80,5 +81,15 @@ class Cancelled : public Error {
  public:
   Cancelled() : Error("cancelled") {}
 };
+
+namespace detail {
+
+/// A name from a file, for a message: hostile ones may have megabytes.
+inline std::string quoted(std::string_view name) {
+  constexpr std::size_t limit = 200;
+  return "'" + std::string(name.substr(0, limit)) + (name.size() > limit ? "...'" : "'");
+}
+
+}  // namespace detail
 
 }  // namespace chiasm

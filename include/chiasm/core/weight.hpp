@@ -18,12 +18,6 @@ inline std::size_t bytes_of(DType dtype, const Shape& shape) {
   return is_block_format(dtype) ? shape.rows() * row_bytes(dtype, shape.columns()) : shape.size() * size_of(dtype);
 }
 
-/// Where the elements of a weight lie.
-enum class Layout : std::uint8_t {
-  rows,    // row after row, as in files
-  panels,  // blocks of 16 rows side by side (core/panel.hpp), which pack() makes
-};
-
 /// Shares the bytes that it points to (a file map, usually) with everything that keeps `owner`. Cheap to copy.
 class Weight {
  public:

@@ -61,6 +61,11 @@ class Weights {
   Weights with(Weight extra) const;
   /// The same under a name of one's own: a part of another tensor.
   Weights with(std::string_view name, Weight extra) const;
+  /// The same tree, whose messages say of a missing tensor in which file it should be and what it is called there: `origin` knows this for names of the tree.
+  struct Origin {
+    std::string file, name;
+  };
+  Weights coming_from(Callback<Origin(std::string_view name)> origin) const;
   /// The same tensors in a tree that takes note and goes on, so that a model's constructor meets all that is wrong with a checkpoint, not only
   /// the first: get() and tensor() add a WeightError to `findings` for what is missing or of another shape and return zeros, expect_all_used()
   /// adds one for each tensor left over, and nothing is converted. A model with findings is of no use. `findings` must outlive the tree.

@@ -27,6 +27,7 @@ struct Checkpoint::State {
   Weights converting(const Weights& weights) const {
     Conversion how;
     how.kind = options.weights;
+    how.bf16_panels = options.bf16_panels;
     how.threads = options.threads;
     how.cancel = options.cancel;
     how.on_progress = options.on_progress;

@@ -44,8 +44,8 @@ CHIASM_INLINE DType converted_type(const Weight& stored, WeightKind kind, Weight
 
 CHIASM_INLINE Weight convert(const Weight& stored, DType type, Layout layout, ThreadPool* threads, const CancelToken& cancel, const std::vector<std::uint32_t>* order) {
   if (cancel.cancelled()) throw Cancelled();
-  const bool panels = layout == Layout::panels && is_block_format(type) && stored.shape().rank() == 2;
-  if (stored.dtype() == type && panels) return pack(stored, threads, order);
+  const bool panels = layout == Layout::panels && has_panels(type) && stored.shape().rank() == 2;
+  if (stored.dtype() == type && panels && stored.layout() == Layout::rows) return to_panels(stored, threads, order);
   if (order != nullptr) return convert(stored.gather(*order), type, layout, threads, cancel);
   if (stored.dtype() == type) return stored;
   if (type != DType::f32 && type != DType::f16 && type != DType::bf16 && !can_quantize(type))

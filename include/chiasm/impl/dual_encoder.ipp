@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chiasm/impl/pipeline.ipp>
 #include <chiasm/io/checkpoint.hpp>
 #include <chiasm/io/image_processor.hpp>
 #include <chiasm/models/blip2_itm.hpp>
@@ -21,12 +22,7 @@ struct DualEncoder::Parts {
 };
 
 CHIASM_INLINE DualEncoder DualEncoder::load(const std::string& folder, LoadOptions options) {
-  CheckpointOptions reading;
-  reading.weights = options.weights;
-  reading.on_progress = std::move(options.on_progress);
-  reading.cancel = options.cancel;
-  reading.packed_cache = options.packed_cache;
-  if (options.threads != 0) reading.threads = std::make_shared<ThreadPool>(options.threads);
+  CheckpointOptions reading = detail::reading(options);
   return load(Checkpoint::open(folder, std::move(reading)), std::move(options));
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
+#include <chiasm/core/error.hpp>
 #include <chiasm/impl/json_string.hpp>
-#include <chiasm/impl/quoted.hpp>
 #include <chiasm/io/gguf.hpp>
 
 #include <algorithm>

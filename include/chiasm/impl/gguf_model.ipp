@@ -1,12 +1,13 @@
 #pragma once
 
+#include <chiasm/core/error.hpp>
 #include <chiasm/impl/json_string.hpp>
-#include <chiasm/impl/quoted.hpp>
 #include <chiasm/io/gguf_model.hpp>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <iterator>
 #include <map>
 
@@ -118,9 +119,36 @@ inline std::string gguf_renamed(std::string_view name, std::span<const GgufName>
   return known.empty() ? std::string(name) : std::string(known).append(ending);
 }
 
+/// The same, backwards: what a file calls it.
+inline std::string gguf_name(std::string_view name, std::span<const GgufName> whole, std::span<const GgufName> blocks, std::string_view layers) {
+  const std::size_t dot = name.ends_with(".weight") || name.ends_with(".bias") ? name.rfind('.') : name.size();
+  const std::string_view stem = name.substr(0, dot), ending = name.substr(dot);
+  const auto find = [](std::span<const GgufName> names, std::string_view wanted) {
+    const auto known = std::find_if(names.begin(), names.end(), [&](const GgufName& one) { return one.name == wanted; });
+    return known == names.end() ? std::string_view() : known->gguf;
+  };
+  if (const std::size_t number = layers.size(), end = stem.find('.', number); stem.starts_with(layers) && end != std::string_view::npos)
+    if (const std::string_view known = find(blocks, stem.substr(end + 1)); !known.empty())
+      return std::string("blk.").append(stem.substr(number, end - number)).append(1, '.').append(known).append(ending);
+  const std::string_view known = find(whole, stem);
+  return known.empty() ? std::string(name) : std::string(known).append(ending);
+}
+
 inline const Weight* gguf_tensor(const Gguf& file, std::string_view name) {
   const auto found = std::find_if(file.tensors().begin(), file.tensors().end(), [&](const Weight& tensor) { return tensor.name() == name; });
   return found == file.tensors().end() ? nullptr : &*found;
+}
+
+/// A value as a float that a model can reckon with. Throw ConfigError.
+inline float gguf_finite(const Gguf::Value& value) {
+  const float number = value.as<float>();
+  if (!std::isfinite(number)) value.fail("is " + value.describe() + ", expected a finite number");
+  return number;
+}
+inline float gguf_positive(const Gguf::Value& value) {
+  const float number = gguf_finite(value);
+  if (!(number > 0)) value.fail("is " + value.describe() + ", expected a positive number");
+  return number;
 }
 
 inline const GgufNames& gguf_names_of(const Gguf& text) {
@@ -134,7 +162,7 @@ inline const GgufNames& gguf_names_of(const Gguf& text) {
 /// The metadata of a text model, "<architecture>." before the keys.
 class GgufText {
  public:
-  explicit GgufText(const Gguf& file) : file_(file), names_(gguf_names_of(file)), arch_(names_.arch) {}
+  explicit GgufText(const GgufModel& model) : model_(model), file_(model.text), names_(gguf_names_of(file_)), arch_(names_.arch) {}
 
   std::string_view arch() const noexcept { return names_.arch; }
   std::string key(std::string_view name) const { return arch_ + "." + std::string(name); }
@@ -144,7 +172,14 @@ class GgufText {
     const Gguf::Value* const value = find(name);
     return value == nullptr ? fallback : checked(*value);
   }
-  float number(std::string_view name, float fallback) const { return file_.get<float>(key(name), fallback); }
+  float number(std::string_view name, float fallback) const {
+    const Gguf::Value* const value = find(name);
+    return value == nullptr ? fallback : gguf_finite(*value);
+  }
+  float positive(std::string_view name, float fallback) const {
+    const Gguf::Value* const value = find(name);
+    return value == nullptr ? fallback : gguf_positive(*value);
+  }
 
   std::size_t heads() const { return size("attention.head_count"); }
   std::size_t kv_heads() const { return size("attention.head_count_kv", heads()); }
@@ -154,13 +189,23 @@ class GgufText {
       file_[key("attention.head_count")].fail("is " + std::to_string(count) + ", which does not divide " + std::to_string(width));
     return size("attention.key_length", width / count);
   }
-  bool has(std::string_view tensor) const { return gguf_tensor(file_, tensor) != nullptr; }
+  /// In whichever of the model's files it lies: the first shard may hold metadata alone.
+  const Weight* tensor(std::string_view name) const {
+    const Weight* found = gguf_tensor(file_, name);
+    for (std::size_t i = 0; found == nullptr && i < model_.shards.size(); ++i) found = gguf_tensor(model_.shards[i], name);
+    return found;
+  }
+  bool has(std::string_view name) const { return tensor(name) != nullptr; }
 
   JsonObject config() const {
     refuse_variants();
     JsonObject json;
-    const Weight* const embeddings = gguf_tensor(file_, "token_embd.weight");
-    if (embeddings == nullptr) throw WeightError(file_.file(), "token_embd.weight", "missing", "a tensor");
+    const Weight* const embeddings = tensor("token_embd.weight");
+    if (embeddings == nullptr) {
+      (void)file_.weights();  // throws if it is there, in a format that is not read
+      throw WeightError(file_.file(), "token_embd.weight", "missing", "a tensor");
+    }
+    if (embeddings->shape().rank() != 2) throw WeightError(embeddings->file(), embeddings->name(), embeddings->describe(), "a matrix");
     json.add("vocab_size", embeddings->shape()[0]);
     if (arch() == "gptneox") gpt_neox(json);
     else if (arch() == "mpt") mpt(json);
@@ -192,7 +237,7 @@ class GgufText {
     json.add("model_type", qwen2 ? "qwen2" : mistral ? "mistral" : "llama");
     json.add("hidden_size", size("embedding_length")).add("intermediate_size", size("feed_forward_length"));
     json.add("num_hidden_layers", size("block_count")).add("num_attention_heads", heads()).add("num_key_value_heads", kv_heads());
-    json.add("head_dim", head_dim()).add("rms_norm_eps", file_[key("attention.layer_norm_rms_epsilon")].as<float>());
+    json.add("head_dim", head_dim()).add("rms_norm_eps", gguf_positive(file_[key("attention.layer_norm_rms_epsilon")]));
     json.add("max_position_embeddings", size("context_length"));
     for (const std::string_view part : {"attention.value_length", "rope.dimension_count"})
       if (size(part, head_dim()) != head_dim())
@@ -206,12 +251,12 @@ class GgufText {
   void gpt_neox(JsonObject& json) const {
     json.add("model_type", "gpt_neox").add("hidden_size", size("embedding_length")).add("intermediate_size", size("feed_forward_length"));
     json.add("num_hidden_layers", size("block_count")).add("num_attention_heads", heads());
-    json.add("layer_norm_eps", file_[key("attention.layer_norm_epsilon")].as<float>()).add("max_position_embeddings", size("context_length"));
+    json.add("layer_norm_eps", gguf_positive(file_[key("attention.layer_norm_epsilon")])).add("max_position_embeddings", size("context_length"));
     json.add("use_parallel_residual", file_.get<bool>(key("use_parallel_residual"), true)).add("attention_bias", has("blk.0.attn_qkv.bias"));
     // The share of a head that turns, a little more than that: what it gives is rounded down.
     const double turning = static_cast<double>(size("rope.dimension_count", head_dim()));
     json.add("rotary_pct", static_cast<float>(std::min((turning + 0.25) / static_cast<double>(head_dim()), 1.0)));
-    json.add("rotary_emb_base", number("rope.freq_base", 10000.0f));
+    json.add("rotary_emb_base", positive("rope.freq_base", 10000.0f));
   }
 
   void mpt(JsonObject& json) const {
@@ -220,7 +265,7 @@ class GgufText {
     if (kv_heads() != heads()) throw UnsupportedError(file_.file() + ": MPT with grouped queries");
     json.add("model_type", "mpt").add("d_model", width).add("n_heads", heads()).add("n_layers", size("block_count"));
     json.add("max_seq_len", size("context_length")).add("expansion_ratio", inner / width);
-    json.add("layer_norm_epsilon", number("attention.layer_norm_epsilon", 1e-5f));
+    json.add("layer_norm_epsilon", positive("attention.layer_norm_epsilon", 1e-5f));
     const float bias = number("attention.max_alibi_bias", 0), clip = number("attention.clamp_kqv", 0);
     JsonObject attention;
     attention.add("alibi", bias > 0);
@@ -230,17 +275,19 @@ class GgufText {
   }
 
   void rope(JsonObject& json) const {
-    json.add("rope_theta", number("rope.freq_base", 10000.0f));
+    json.add("rope_theta", positive("rope.freq_base", 10000.0f));
     const auto* const type = find("rope.scaling.type");
-    const float linear = number("rope.scale_linear", 1), factor = number("rope.scaling.factor", linear);  // the first one is of old files
+    const std::string_view factor_key = find("rope.scaling.factor") != nullptr ? "rope.scaling.factor" : "rope.scale_linear";  // the second one is of old files
+    const float factor = number(factor_key, 1);
     const std::string_view form = type == nullptr ? "linear" : type->as_string();
-    if (form == "none" || (form == "linear" && factor == 1)) return;
+    if (form == "none" || factor == 0 || (form == "linear" && factor == 1)) return;  // 0 stands for none, too
+    (void)positive(factor_key, 1);
     if (form != "linear" && form != "yarn") throw UnsupportedError(file_.file() + ": " + key("rope.scaling.type") + " is " + type->describe());
     JsonObject scaling;
     scaling.add("rope_type", form).add("factor", factor);
     if (form == "yarn") {
       scaling.add("original_max_position_embeddings", size("rope.scaling.original_context_length", size("context_length")));
-      scaling.add("beta_fast", number("rope.scaling.yarn_beta_fast", 32)).add("beta_slow", number("rope.scaling.yarn_beta_slow", 1));
+      scaling.add("beta_fast", positive("rope.scaling.yarn_beta_fast", 32)).add("beta_slow", positive("rope.scaling.yarn_beta_slow", 1));
       for (const std::string_view other : {"rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_log_multiplier"})
         if (const float value = number(other, 1); find(other) != nullptr && value != 1 && value != 0)
           throw UnsupportedError(file_.file() + ": " + key(other) + " is " + find(other)->describe());
@@ -254,15 +301,20 @@ class GgufText {
   }
 
   void add_tokens(JsonObject& json) const {
-    if (const Gguf::Value* const bos = file_.find("tokenizer.ggml.bos_token_id")) json.add("bos_token_id", bos->as<std::uint32_t>() + std::size_t{0});
+    const auto id = [&](std::string_view name) -> std::optional<std::size_t> {
+      const Gguf::Value* const value = file_.find("tokenizer.ggml." + std::string(name) + "_token_id");
+      if (value == nullptr || value->as_int() == -1 || value->as_int() == 0xffffffff) return std::nullopt;  // written for "none"
+      return value->as<std::uint32_t>();
+    };
+    if (const auto bos = id("bos")) json.add("bos_token_id", *bos);
     std::string ends;
     for (const std::string_view end : {"eos", "eot", "eom"})
-      if (const Gguf::Value* const id = file_.find("tokenizer.ggml." + std::string(end) + "_token_id"))
-        ends += (ends.empty() ? "[" : ",") + std::to_string(id->as<std::uint32_t>());
+      if (const auto token = id(end)) ends += (ends.empty() ? "[" : ",") + std::to_string(*token);
     if (!ends.empty()) json.raw("eos_token_id", ends + "]");
   }
 
-  const Gguf& file_;
+  const GgufModel& model_;
+  const Gguf& file_;  // with the metadata
   const GgufNames& names_;
   std::string arch_;
 };
@@ -293,7 +345,7 @@ class GgufTower {
     for (const auto& [key, name] : {std::pair("hidden_size", "embedding_length"), std::pair("intermediate_size", "feed_forward_length"),
                                     std::pair("num_attention_heads", "attention.head_count"), std::pair("image_size", "image_size"), std::pair("patch_size", "patch_size")})
       json.add(key, size(name));
-    json.add("num_hidden_layers", blocks()).add("layer_norm_eps", file_["clip.vision.attention.layer_norm_epsilon"].as<float>());
+    json.add("num_hidden_layers", blocks()).add("layer_norm_eps", gguf_positive(file_["clip.vision.attention.layer_norm_epsilon"]));
     // The files do not tell an exact GELU from an approximated one: CLIP's are exact, SigLIP's are not.
     const bool gelu = file_.get<bool>("clip.use_gelu", false), silu = file_.get<bool>("clip.use_silu", false);
     json.add("hidden_act", silu ? "silu" : !gelu ? "quick_gelu" : class_token() ? "gelu" : "gelu_pytorch_tanh");
@@ -325,7 +377,8 @@ class GgufTower {
       const Gguf::Value& channels = file_["clip.vision." + std::string(key)];
       if (channels.size() != 3) channels.fail("is " + channels.describe() + ", expected 3 numbers");
       std::string list;
-      for (const float value : channels.as_vector<float>()) list += (list.empty() ? "[" : ",") + JsonObject::number(value);
+      for (std::size_t i = 0; i < 3; ++i)
+        list += (i == 0 ? "[" : ",") + JsonObject::number(key == "image_std" ? gguf_positive(channels[i]) : gguf_finite(channels[i]));
       json.raw(key, list + "]");
     }
     if (!anyres()) return json;
@@ -353,6 +406,17 @@ class GgufTower {
     if (const std::size_t at = result.find(".mlp.fc"); swapped_ && at != std::string::npos) result[at + 7] = result[at + 7] == '1' ? '2' : '1';
     return "vision_tower." + result;
   }
+  /// The same, backwards.
+  std::string name_of(std::string_view name) const {
+    if (name == "image_newline") return "model.image_newline";
+    for (const auto& [from, to] : {std::pair("multi_modal_projector.linear_1.", "mm.0."), std::pair("multi_modal_projector.linear_2.", "mm.2.")})
+      if (name.starts_with(from)) return to + std::string(name.substr(std::string_view(from).size()));
+    constexpr std::string_view tower = "vision_tower.";
+    if (!name.starts_with(tower)) return std::string(name);
+    std::string inside(name.substr(tower.size()));
+    if (const std::size_t at = inside.find(".mlp.fc"); swapped_ && at != std::string::npos) inside[at + 7] = inside[at + 7] == '1' ? '2' : '1';
+    return "v." + gguf_name(inside, gguf_tower_whole, gguf_tower_blocks, "encoder.layers.");
+  }
 
  private:
   std::size_t size(std::string_view name) const {
@@ -362,10 +426,15 @@ class GgufTower {
     return static_cast<std::size_t>(size);
   }
 
-  /// That are there: legacy files have a block less than the tower, as LLaVA never runs the last one.
+  /// Up to the last one that is there: legacy files have a block less than the tower, as LLaVA never runs the last one.
   std::size_t blocks() const {
     std::size_t count = 0;
-    for (const Weight& tensor : file_.tensors()) count += tensor.name().starts_with("v.blk.") && tensor.name().ends_with(".ln1.weight");
+    for (const Weight& tensor : file_.tensors()) {
+      const auto block = tensor.name().starts_with("v.") ? gguf_block(std::string_view(tensor.name()).substr(2)) : std::nullopt;
+      std::uint32_t number = 0;
+      if (!block || std::from_chars(block->first.data(), block->first.data() + block->first.size(), number).ec != std::errc()) continue;
+      count = std::max(count, std::size_t{number} + 1);
+    }
     return count;
   }
 
@@ -428,7 +497,7 @@ CHIASM_INLINE bool GgufModel::fit(const Gguf& text, const Gguf& mmproj) {
 }
 
 CHIASM_INLINE Json GgufModel::config() const {
-  const detail::JsonObject words = detail::GgufText(text).config();
+  const detail::JsonObject words = detail::GgufText(*this).config();
   if (!mmproj) return Json::parse(words.text(), text.file());
   detail::JsonObject both;
   both.raw("text_config", words.text());
@@ -447,7 +516,7 @@ CHIASM_INLINE Json GgufModel::preprocessor_config() const {
 }
 
 CHIASM_INLINE Weights GgufModel::weights(WeightKind kind) const {
-  const detail::GgufText words(text);
+  const detail::GgufText words(*this);
   const detail::GgufNames& names = detail::gguf_names_of(text);
   Weights all = text.weights(kind);
   for (const Gguf& shard : shards) all = all.merged(shard.weights());
@@ -464,9 +533,14 @@ CHIASM_INLINE Weights GgufModel::weights(WeightKind kind) const {
   });
   const std::string prefix = mmproj ? "language_model." : "";
   all = all.renamed([&](std::string_view name) { return prefix + detail::gguf_renamed(name, names.whole, names.blocks, names.layers); });
-  if (!mmproj) return all;
-  const detail::GgufTower tower(*mmproj);
-  return all.merged(mmproj->weights().renamed([&](std::string_view name) { return tower.renamed(name); }));
+  if (mmproj) {
+    const detail::GgufTower tower(*mmproj);
+    all = all.merged(mmproj->weights().renamed([&](std::string_view name) { return tower.renamed(name); }));
+  }
+  return all.coming_from([model = *this, &names, prefix](std::string_view name) -> Weights::Origin {
+    if (!name.starts_with(prefix)) return {model.mmproj->file(), detail::GgufTower(*model.mmproj).name_of(name)};
+    return {model.text.file(), detail::gguf_name(name.substr(prefix.size()), names.whole, names.blocks, names.layers)};
+  });
 }
 
 }  // namespace chiasm

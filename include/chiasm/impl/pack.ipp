@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <new>
 #include <vector>
 
@@ -52,8 +53,13 @@ inline void parallel_apart(ThreadPool& pool, std::size_t count, std::size_t piec
 }  // namespace detail
 
 CHIASM_INLINE Weight pack(const Weight& weight, ThreadPool* pool, const std::vector<std::uint32_t>* order) {
-  if (!is_block_format(weight.dtype()) || weight.layout() == Layout::panels) return order == nullptr ? weight : weight.gather(*order);
-  if (weight.shape().rank() != 2) throw ShapeError("pack", weight.describe() + " '" + weight.name() + "', a matrix expected");
+  if (is_block_format(weight.dtype()) && weight.layout() == Layout::rows) return to_panels(weight, pool, order);
+  return order == nullptr ? weight : weight.gather(*order);
+}
+
+CHIASM_INLINE Weight to_panels(const Weight& weight, ThreadPool* pool, const std::vector<std::uint32_t>* order) {
+  if (!has_panels(weight.dtype()) || weight.layout() == Layout::panels) throw ArgumentError("to_panels: " + weight.describe() + " '" + weight.name() + "', rows of blocks or bf16 expected");
+  if (weight.shape().rank() != 2) throw ShapeError("to_panels", weight.describe() + " '" + weight.name() + "', a matrix expected");
   const std::size_t rows = weight.shape()[0], columns = weight.shape()[1], panels = (rows + panel_outputs - 1) / panel_outputs;
   if (order != nullptr) detail::expect_order(weight, *order);
   const std::size_t bytes = panel_bytes(weight.dtype(), columns), row = row_bytes(weight.dtype(), columns);
@@ -75,6 +81,19 @@ CHIASM_INLINE Weight pack(const Weight& weight, ThreadPool* pool, const std::vec
     detail::parallel_apart(*pool, panels, piece, some);
   detail::release_pages(weight.owner(), weight.data(), weight.bytes());  // what a thread's pages brought along
   return Weight(weight.name(), weight.dtype(), weight.shape(), memory.get(), memory, weight.file(), Layout::panels);
+}
+
+CHIASM_INLINE Weight to_rows(const Weight& weight) {
+  if (weight.dtype() != DType::bf16 || weight.layout() == Layout::rows) return weight;
+  const std::size_t rows = weight.shape()[0], columns = weight.shape()[1], bytes = panel_bytes(DType::bf16, columns);
+  constexpr std::size_t line = unit_depth * 2;
+  const std::shared_ptr<std::byte> memory = detail::weight_memory(weight.shape().size() * 2);
+  for (std::size_t i = 0; i < rows; ++i) {
+    const std::byte* from = weight.data() + i / panel_outputs * bytes + i % panel_outputs * line;
+    for (std::size_t k = 0; k < columns; k += unit_depth, from += panel_outputs * line)
+      std::memcpy(memory.get() + (i * columns + k) * 2, from, std::min(columns - k, unit_depth) * 2);
+  }
+  return Weight(weight.name(), weight.dtype(), weight.shape(), memory.get(), memory, weight.file());
 }
 
 }  // namespace chiasm

@@ -87,6 +87,19 @@ inline bool absorb_file(ContentHash<>& sum, const std::string& path) {
 #endif
 }
 
+/// Removes what processes have left beside `path` that ended while they wrote it.
+inline void remove_unfinished(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const std::string beginning = path.filename().string() + ".";
+  for (fs::directory_iterator file(path.has_parent_path() ? path.parent_path() : fs::path("."), error), end; !error && file != end; file.increment(error)) {
+    const std::string name = file->path().filename().string();
+    if (!name.starts_with(beginning) || !name.ends_with(".part")) continue;
+    std::error_code gone;
+    if (file->last_write_time(gone) < fs::file_time_type::clock::now() - std::chrono::hours(1) && !gone) fs::remove(file->path(), gone);
+  }
+}
+
 inline void absorb_text(ContentHash<>& sum, std::string_view text) { sum << static_cast<std::uint64_t>(text.size()) << std::as_bytes(std::span(text.data(), text.size())); }
 
 }  // namespace detail
@@ -155,7 +168,7 @@ struct PackedCache::State {
       const auto type = static_cast<DType>(entry.dtype);
       const bool panels = entry.layout == static_cast<std::uint8_t>(Layout::panels);
       // Sizes that divide into one another: no product of them goes beyond 64 bits unseen.
-      if ((panels && !is_block_format(type)) || entry.rows > entry.bytes || entry.columns > std::uint64_t{1} << 40) return;
+      if ((panels && !has_panels(type)) || entry.rows > entry.bytes || entry.columns > std::uint64_t{1} << 40) return;
       const auto rows = static_cast<std::size_t>(entry.rows), columns = static_cast<std::size_t>(entry.columns);
       const std::size_t units = panels ? (rows + panel_outputs - 1) / panel_outputs : rows, unit = panels ? panel_bytes(type, columns) : row_bytes(type, columns);
       if (units != 0 && unit > entry.bytes / units) return;
@@ -272,6 +285,7 @@ CHIASM_INLINE bool PackedCache::write() noexcept {
     const fs::path path(state_->path);
     std::error_code error;
     if (path.has_parent_path()) fs::create_directories(path.parent_path(), error);
+    detail::remove_unfinished(path);
     // A name that no other thread or process has.
     static std::atomic<std::uint64_t> count{0};
     ContentHash<> sum({});

@@ -245,7 +245,23 @@ inline int panel_code(DType type, const Byte* codes, std::size_t output, std::si
 
 }  // namespace detail
 
+namespace detail {
+
+inline void pack_bf16(const std::byte* const (&rows)[panel_outputs], std::size_t columns, std::byte* to) noexcept {
+  constexpr std::size_t line = unit_depth * 2;
+  for (std::size_t k = 0; k < columns; k += unit_depth)
+    for (const std::byte* const row : rows) {
+      const std::size_t bytes = row == nullptr ? 0 : std::min(columns - k, unit_depth) * 2;
+      if (bytes != 0) std::memcpy(to, row + k * 2, bytes);
+      std::memset(to + bytes, 0, line - bytes);
+      to += line;
+    }
+}
+
+}  // namespace detail
+
 CHIASM_INLINE void pack_panel(DType type, const std::byte* const (&rows)[panel_outputs], std::size_t columns, std::byte* to) noexcept {
+  if (type == DType::bf16) return detail::pack_bf16(rows, columns, to);
   detail::PanelWriter writer(type, rows, to);
   if (type == DType::q8_row) return writer.write_rows(columns);
   for (std::size_t b = 0, blocks = (columns + block_size(type) - 1) / block_size(type); b < blocks; ++b) writer.write(type);
@@ -256,7 +272,14 @@ CHIASM_INLINE void dequantize_panel(DType type, const std::byte* panel, std::siz
   const auto* const bytes = reinterpret_cast<const detail::Byte*>(panel);
   const bool flat = format.units == 1;
   for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t k = column + i, u = k / unit_depth, in_unit = k % unit_depth, half = has_half_scales(type) ? in_unit / 16 * 16 : 0;
+    const std::size_t k = column + i, u = k / unit_depth, in_unit = k % unit_depth;
+    if (type == DType::bf16) {
+      bf16 value;
+      std::memcpy(&value, bytes + format.unit_at(u) + (output * unit_depth + in_unit) * 2, sizeof value);
+      values[i] = static_cast<float>(value);
+      continue;
+    }
+    const std::size_t half = has_half_scales(type) ? in_unit / 16 * 16 : 0;
     const detail::Byte *const block = bytes + format.block_at(u), *const unit = bytes + format.unit_at(u);
     const int code = detail::panel_code(type, unit + format.scales, output, in_unit);
     if (type == DType::q8_row) {

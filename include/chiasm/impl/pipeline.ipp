@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chiasm/core/error.hpp>
 #include <chiasm/io/chat_template.hpp>
 #include <chiasm/io/checkpoint.hpp>
 #include <chiasm/io/tokenizer.hpp>
@@ -112,12 +113,13 @@ class StopStrings {
   bool found_ = false;
 };
 
-/// Whether the first tokens of both mean the same, by a sample of them: what draft models of one series have in common, padding and additions aside.
-inline bool share_tokens(const Tokenizer& a, const Tokenizer& b) {
-  const std::size_t common = std::min(a.size(), b.size()), step = common / 256 + 1;
-  for (std::size_t id = 0; id < common; id += step)
-    if (a.token(static_cast<TokenId>(id)) != b.token(static_cast<TokenId>(id))) return false;
-  return common > 0;
+/// Throws ArgumentError unless the first tokens of both mean the same, by a sample of them: what draft models of one series have in common, padding and
+/// additions aside.
+inline void expect_shared_tokens(const Tokenizer& own, const Tokenizer& draft) {
+  const std::size_t common = std::min(own.size(), draft.size()), step = common / 256 + 1;
+  for (std::size_t i = 0; i < common; i += step)
+    if (const auto id = static_cast<TokenId>(i); own.token(id) != draft.token(id))
+      throw ArgumentError("draft has another vocabulary: token " + std::to_string(id) + " is " + quoted(draft.token(id)) + " there, " + quoted(own.token(id)) + " here");
 }
 
 /// What the language model has read as tokens, -1 where a picture stands.
@@ -188,7 +190,7 @@ CHIASM_INLINE PreparedPrompt Pipeline::prepare_draft(Context& ctx, const Input& 
   PreparedPrompt drafted;
   if (draft.pipeline != nullptr) {
     const Pipeline& other = *std::exchange(draft.pipeline, nullptr);
-    if (!detail::share_tokens(parts_->tokenizer, other.parts_->tokenizer)) throw ArgumentError("draft has another vocabulary");
+    detail::expect_shared_tokens(parts_->tokenizer, other.parts_->tokenizer);
     draft.model = &other.language_model();
     if (other.family().name() == family().name()) {
       drafted = other.prepare(ctx, input);
@@ -398,6 +400,7 @@ namespace detail {
 inline CheckpointOptions reading(LoadOptions& options) {
   CheckpointOptions reading;
   reading.weights = options.weights;
+  reading.bf16_panels = reads_bf16_panels(options.compute, options.isa);
   reading.mmproj = options.mmproj;
   reading.on_progress = std::move(options.on_progress);
   reading.cancel = options.cancel;

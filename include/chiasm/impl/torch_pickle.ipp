@@ -1,6 +1,6 @@
 #pragma once
 
-#include <chiasm/impl/quoted.hpp>
+#include <chiasm/core/error.hpp>
 #include <chiasm/io/safetensors.hpp>
 #include <chiasm/io/torch_pickle.hpp>
 

@@ -26,13 +26,15 @@ struct Weights::Store {
   };
   std::shared_ptr<Work> work;                    // of all trees made from one
   std::vector<WeightError>* findings = nullptr;  // of noting()
+  Callback<Origin(std::string_view)> origin;     // of coming_from()
 
   /// `name`: of the tree.
   Weight take(const std::string& name, const Entry& entry, WeightUse use, Layout layout) const {
     if (findings != nullptr) return entry.weight;
     Conversion& how = work->how;
     const DType type = converted_type(entry.weight, how.kind, use);
-    if (!is_block_format(type) || entry.weight.shape().rank() != 2) layout = Layout::rows;
+    const bool panels = is_block_format(type) || (type == DType::bf16 && how.bf16_panels);
+    if (!panels || entry.weight.shape().rank() != 2) layout = Layout::rows;
     if (type == entry.weight.dtype() && layout == entry.weight.layout()) return entry.take();
     // Vectors are not worth a place in a cache, or a word.
     const bool matrix = entry.weight.shape().rank() > 1;
@@ -48,6 +50,10 @@ struct Weights::Store {
   void report(WeightError error) const {
     if (findings == nullptr) throw error;
     findings->push_back(std::move(error));
+  }
+  void report_missing(const std::string& name, std::string want) const {
+    const Origin place = origin ? origin(name) : Origin{source, name};
+    report(WeightError(place.file, place.name, "missing", std::move(want)));
   }
   // Zeros in the place of a tensor that is not there. The system backs large ones only where somebody reads them.
   static Weight zeros(std::string name, Shape shape) {
@@ -108,17 +114,19 @@ CHIASM_INLINE Weight Weights::stored(std::string_view name) const {
 }
 
 CHIASM_INLINE Weight Weights::missing(std::string_view name) const {
-  store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", "a tensor"));
+  store_->report_missing(prefix_ + std::string(name), "a tensor");
   return Store::zeros(prefix_ + std::string(name), Shape{1});
 }
 
 CHIASM_INLINE Weight Weights::converted(const Weight& weight) const {
-  return store_->take(weight.name(), Entry{weight, nullptr}, WeightUse::product, Layout::panels);
+  // A table that serves as it is would be there twice in panels.
+  const bool serves = converted_type(weight, store_->work->how.kind) == weight.dtype() && !is_block_format(weight.dtype());
+  return store_->take(weight.name(), Entry{weight, nullptr}, WeightUse::product, serves ? Layout::rows : Layout::panels);
 }
 
 CHIASM_INLINE const Weights::Entry* Weights::find(std::string_view name, const Shape& shape) const {
   const Entry* const entry = find(name);
-  if (entry == nullptr) store_->report(WeightError(store_->source, prefix_ + std::string(name), "missing", shape.to_string()));
+  if (entry == nullptr) store_->report_missing(prefix_ + std::string(name), shape.to_string());
   else if (!(entry->weight.shape() == shape)) store_->report(WeightError(entry->weight.file(), entry->weight.name(), entry->weight.describe(), shape.to_string()));
   else return entry;
   return nullptr;
@@ -184,6 +192,7 @@ CHIASM_INLINE Weights Weights::renamed(FunctionRef<std::string(std::string_view)
   Weights other({}, store_->source);
   other.store_->work = store_->work;
   other.store_->findings = store_->findings;
+  other.store_->origin = store_->origin;
   const auto [first, last] = store_->below(prefix_);
   for (auto entry = first; entry != last; ++entry) {
     std::string name = rename(std::string_view(entry->first).substr(prefix_.size()));
@@ -223,6 +232,12 @@ CHIASM_INLINE Weights Weights::with(Weight extra) const {
 CHIASM_INLINE Weights Weights::with(std::string_view name, Weight extra) const {
   Weights other = renamed([&](std::string_view kept) { return kept == name ? std::string() : std::string(kept); });
   other.store_->add(std::string(name), std::move(extra));
+  return other;
+}
+
+CHIASM_INLINE Weights Weights::coming_from(Callback<Origin(std::string_view)> origin) const {
+  Weights other = renamed([](std::string_view name) { return std::string(name); });
+  other.store_->origin = std::move(origin);
   return other;
 }
 

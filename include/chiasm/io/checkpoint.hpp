@@ -20,6 +20,7 @@ namespace chiasm::inline CHIASM_ABI {
 
 struct CheckpointOptions {
   WeightKind weights = WeightKind::keep;
+  bool bf16_panels = false;  // see Conversion; load() sets it for Compute::bf16 and i8 where AMX is used
   std::string mmproj = {};  // of a GGUF model, the path of the file with its vision tower; empty: the one mmproj*.gguf beside it, if it fits
   // After each weight file, and after each matrix that is converted.
   Callback<void(std::string_view name, std::size_t done, std::size_t total)> on_progress = {};

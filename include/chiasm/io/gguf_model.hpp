@@ -17,8 +17,8 @@ struct GgufModel {
   std::vector<Gguf> shards = {};       // the files behind the first one, of a model that gguf-split has cut up
   std::optional<Gguf> mmproj = {};     // LLaVA 1.5 or 1.6: vision tower and projector, architecture clip
 
-  /// config.json as transformers would have it. Throws ConfigError that names the metadata's key, UnsupportedError: other architectures, and what changes
-  /// their mathematics (experts, scales, parts of a head that turn).
+  /// config.json as transformers would have it: a sliding window counts, which llama.cpp passes over in the architecture llama. Throws ConfigError that
+  /// names the metadata's key, UnsupportedError: other architectures, and what changes their mathematics (experts, scales, parts of a head that turn).
   Json config() const;
   /// preprocessor_config.json; null without an mmproj. LLaVA 1.5 pads its pictures to a square, as it was trained and as llama.cpp does; 1.6 lays them
   /// out in tiles as transformers does. Throws ConfigError, UnsupportedError.

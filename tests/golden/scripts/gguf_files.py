@@ -38,6 +38,12 @@ CASES = [
                 ("ffn_down", "IQ4_NL"), ("", "Q6_K")],
          config=LlamaConfig(hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True,
                             rope_scaling=dict(rope_type="linear", factor=2.0), max_position_embeddings=256, rms_norm_eps=1e-5)),
+    # Rows that are no whole blocks, heads that do not add up to the width, one key for three queries, biases everywhere, stretched positions.
+    dict(name="gguf_llama_yarn", family="lm_llama", tokenizer="llama", texts=TEXT,
+         types=[("attn_q", "Q8_0"), ("attn_k", "Q5_1"), ("ffn_gate", "Q4_0"), ("ffn_up", "Q4_1"), ("", "BF16")],
+         config=LlamaConfig(hidden_size=96, intermediate_size=50, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, head_dim=10,
+                            attention_bias=True, mlp_bias=True, max_position_embeddings=256, rms_norm_eps=1e-5,
+                            rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64))),
     dict(name="gguf_qwen2", family="lm_qwen2", tokenizer="qwen2", texts=TEXT,
          types=[("attn_q", "Q4_0"), ("attn_k", "Q4_1"), ("attn_v", "Q5_0"), ("attn_output", "Q5_1"), ("", "Q8_0")],
          config=Qwen2Config(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
@@ -229,9 +235,11 @@ def write_text(path, config, weights, tokenizer, types, known=None):
         writer.add_value_length(head_dim)
     rope = config.rope_parameters
     writer.add_rope_freq_base(rope["rope_theta"])
-    if rope["rope_type"] == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if config.model_type == "mistral" and config.sliding_window:
         writer.add_sliding_window(config.sliding_window)
     write_vocabulary(writer, tokenizer, known)

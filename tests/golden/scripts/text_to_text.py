@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from language_model import LONG, SHORT, STEPS
+from language_model import LONG, SHORT, STEPS, items_of
 from reference import (Expected, add_hidden_states, add_logits, init_weights, load_tokenizer, round_weights, save_model, search_seed, write_json,
                        write_t5_tokenizer)
 
@@ -24,14 +24,6 @@ CASES = [
          config=dict(d_model=24, d_kv=12, d_ff=42, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=14,
                      relative_attention_max_distance=19, feed_forward_proj="gated-silu", tie_word_embeddings=False)),
 ]
-
-
-def items_of(case, folder):
-    tokenizer, items = load_tokenizer(folder / "model"), []
-    for i, text in enumerate(case["texts"]):
-        tokens = tokenizer(text, return_tensors="pt")
-        items.append(dict(name=f"p{i}", prompt=text, inputs={k: tokens[k] for k in ("input_ids", "attention_mask")}))
-    return items
 
 
 def make(case, folder):
