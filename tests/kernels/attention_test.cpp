@@ -14,6 +14,7 @@ struct Case {
   bool causal = false;
   std::size_t offset = 0, window = 0;
   bool mask = false, alibi = false, hide_row = false, distances = false;
+  float lift = 0;  // scores of the last fifth of the keys are lift^2 higher for every second query, and lower for the others; none is rounded to bf16
 };
 
 /// One head's rows in blocks, and the numbers that they became: read back into `rows`.
@@ -43,14 +44,23 @@ void check(const Table& table, const Case& c, std::size_t compute, KvKind kind =
   const float inf = std::numeric_limits<float>::infinity();
   const std::size_t qs = c.heads * c.head_dim + 3, ks = c.head_dim + 1, kh = c.keys * ks + 2, vs = c.kv_heads * c.v_dim + 5,
                     vh = c.v_dim, ys = c.heads * c.v_dim + 1;
-  const std::vector<float> q = oracle::random(c.queries * qs, 1);
+  std::vector<float> q = oracle::random(c.queries * qs, 1);
   std::vector<float> k = oracle::random(c.kv_heads * kh + 1, 2), v = oracle::random(c.keys * vs + 1, 3);
   std::vector<float> y(c.queries * ys, -77.0f), mask = oracle::random(c.queries * (c.keys + 2), 4),
                                                 slopes = oracle::random(c.heads, 5, 0.1f);
   for (std::size_t i = 0; i < mask.size(); i += 3) mask[i] = -inf;
   if (c.hide_row)
     for (std::size_t j = 0; j < c.keys; ++j) mask[j] = -inf;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  if (c.lift != 0) {
+    scale = 0.0625f / 1.44269504f;  // kernels multiply by the logarithm of e
+    for (std::vector<float>* factor : {&q, &k})
+      for (float& number : *factor) number = static_cast<float>(bf16::from(number));
+    for (std::size_t i = 0; i < c.queries; ++i)
+      for (std::size_t h = 0; h < c.heads; ++h) q[i * qs + h * c.head_dim] = i % 2 == 0 ? 4 * c.lift : -4 * c.lift;
+    for (std::size_t j = 0; j < c.keys; ++j)
+      for (std::size_t h = 0; h < c.kv_heads; ++h) k[h * kh + j * ks] = 5 * j < 4 * c.keys ? 0.0f : 4 * c.lift;
+  }
 
   kernels::AttentionCall call;
   call.q = q.data(), call.q_row = qs;
@@ -203,6 +213,27 @@ TEST_CASE("attention: many keys, scores that grow") {
     check(table, {35, 2600, 1, 1, 64, 64, false});
     check(table, {2, 2600, 2, 1, 128, 130, true, 2598});
     check(table, {40, 500, 1, 1, 48, 80, true, 460, 0, false, true});
+  }
+}
+
+TEST_CASE("attention: scores of any size, in tiles") {
+  for (const Isa isa : kernels::available()) {
+    const Table& table = kernels::table(isa);
+    if (!table.attention[1].operands) continue;
+    for (const KvKind kind : {KvKind::f32, KvKind::bf16})
+      for (const float lift : {0.5f, 8.0f, 9.5f, 14.0f, 30.0f}) {
+        Case c{150, 2600, 1, 1, 64, 64};
+        c.lift = lift;
+        check(table, c, 1, kind);
+        c = {140, 150, 4, 2, 40, 64, true, 10};
+        c.lift = lift;
+        check(table, c, 1, kind);
+        c.window = 40;
+        check(table, c, 1, kind);
+        c = {1, 400, 8, 1, 64, 64};
+        c.lift = lift;
+        check(table, c, 1, kind);
+      }
   }
 }
 

@@ -45,48 +45,33 @@ void check(const Table& table, DType kind, const Product& p, Way way) {
   const Weight w = blocks::random(kind, p.outputs, p.depth, 5), packed = pack(w);
   const Tensor values = w.to_f32();
   const std::vector<float> x = oracle::random(p.tokens * xs + 1, 1), bias = oracle::random(p.outputs, 2), residual = oracle::random(p.tokens * ys + 1, 3);
-  std::vector<float> y(p.tokens * ys + 1, -77.0f);
+  std::vector<float> y(p.tokens * ys + 1, oracle::untouched);
   const kernels::Output out{y.data(), ys, p.bias ? bias.data() : nullptr, p.residual ? residual.data() : nullptr, ys, p.activation};
   // In two parts, which need not begin with a panel.
   const std::size_t middle = p.outputs / 3;
   run(table, packed, way, x, p, 0, middle, out);
   run(table, packed, way, x, p, middle, p.outputs, out);
 
-  std::size_t wrong = 0;
-  for (std::size_t t = 0; t < p.tokens; ++t) {
-    std::vector<double> step(p.depth);  // half of a step of x in eight bits
+  const std::size_t unit = way == Way::gemm_i8 ? 1024 : 32;  // numbers of x with one scale; of gemm_i8 at most so many
+  std::vector<double> half_step(p.tokens * p.depth);         // half of a step of x in eight bits
+  for (std::size_t t = 0; t < p.tokens; ++t)
     for (std::size_t k = 0; k < p.depth; ++k) {
       double top = 0;
-      const std::size_t unit = way == Way::gemm_i8 ? 1024 : 32;  // that has a scale; of gemm_i8 at most so many
       for (std::size_t i = k / unit * unit; i < std::min(k / unit * unit + unit, p.depth); ++i) top = std::max(top, std::abs(static_cast<double>(x[t * xs + i])));
-      step[k] = top / 254;
+      half_step[t * p.depth + k] = top / 254;
     }
-    for (std::size_t n = 0; n < p.outputs; ++n) {
-      double sum = p.bias ? static_cast<double>(bias[n]) : 0.0, size = std::abs(sum), rounding = 0;
-      for (std::size_t k = 0; k < p.depth; ++k) {
-        const double weight = values.row(n)[k], factor = x[t * xs + k];
-        sum += weight * factor;
-        // Scale and minimum are multiplied by x one by one: each up to three times the largest number that they make (which random codes are near).
-        size += 0.3 * std::abs(factor) + std::abs(weight * factor);
-        if (way == Way::gemv_i8 || way == Way::gemm_i8) rounding += std::abs(weight) * step[k];
-        if (way == Way::gemm_bf16) rounding += 0x1p-7 * (1 + 0x1p-9) * std::abs(weight * factor);
-      }
-      double want = oracle::activation(p.activation, sum), tolerance = 1.2 * (oracle::sum_tolerance(p.depth, size) + rounding) + 4e-7 * std::abs(want);
-      if (p.residual) {
-        want += static_cast<double>(residual[t * ys + n]);
-        tolerance += 0x1p-23 * (std::abs(want) + std::abs(static_cast<double>(residual[t * ys + n])));
-      }
-      if (!(std::abs(static_cast<double>(y[t * ys + n]) - want) <= tolerance)) {
-        if (wrong++ == 0) {
-          CAPTURE(t, n, y[t * ys + n], want, tolerance);
-          CHECK(false);
-        }
-      }
+  oracle::check_product(out, p.tokens, p.outputs, [&](std::size_t t, std::size_t n) {
+    double sum = p.bias ? static_cast<double>(bias[n]) : 0.0, size = std::abs(sum), rounding = 0;
+    for (std::size_t k = 0; k < p.depth; ++k) {
+      const double weight = values.row(n)[k], factor = x[t * xs + k];
+      sum += weight * factor;
+      // Scale and minimum are multiplied by x one by one: each up to three times the largest number that they make (which random codes are near).
+      size += 0.3 * std::abs(factor) + std::abs(weight * factor);
+      if (way == Way::gemv_i8 || way == Way::gemm_i8) rounding += std::abs(weight) * half_step[t * p.depth + k];
+      if (way == Way::gemm_bf16) rounding += 0x1p-7 * (1 + 0x1p-9) * std::abs(weight * factor);
     }
-    for (std::size_t n = p.outputs; n < ys; ++n) wrong += y[t * ys + n] != -77.0f;
-  }
-  wrong += y.back() != -77.0f;
-  CHECK(wrong == 0);
+    return oracle::Sum{sum, oracle::sum_tolerance(p.depth, size) + rounding};
+  });
 }
 
 std::vector<Way> ways(const Table& table, DType kind) {

@@ -29,11 +29,14 @@ TEST_CASE("scalar and portable are always there, every available tier is complet
     const kernels::Table& t = kernels::table(isa);
     CHECK(t.isa == isa);
     for (const auto& compute : t.gemm)
-      for (const kernels::Gemm& gemm : compute)
+      for (std::size_t kind = 0; kind < weight_kinds; ++kind) {
+        const kernels::Gemm& gemm = compute[kind];
         CHECK((gemm.panel != 0 && gemm.step != 0 && gemm.packed_bytes && gemm.pack && gemm.run));
+      }
     for (std::size_t kind = 0; kind < float_kinds; ++kind) CHECK((t.gemv[kind] && t.to_f32[kind] && t.from_f32[kind]));
     for (const kernels::Attention& attention : t.attention) CHECK((attention.run && attention.scratch_bytes && attention.rows));
-    for (const std::size_t tokens : t.gemv_tokens) CHECK(tokens != 0);
+    for (const auto& compute : t.gemv_tokens)
+      for (const std::size_t tokens : compute) CHECK(tokens != 0);
     CHECK((t.softmax && t.layer_norm && t.rms_norm && t.activate && t.gated && t.add && t.mul && t.scale && t.axpy && t.dot &&
            t.argmax && t.rope));
   }

@@ -3,6 +3,8 @@
 
 #include <chiasm/kernels/dispatch.hpp>
 
+#include "support/catch.hpp"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -83,6 +85,41 @@ struct Aligned {
 /// Accuracy and Stability, 3.1); sums of random signs stay far below.
 inline double sum_tolerance(std::size_t n, double absolute_sum) {
   return (static_cast<double>(n) + 4) * 0x1p-24 * absolute_sum + 1e-30;
+}
+
+/// What memory for results holds beforehand.
+inline constexpr float untouched = -77.0f;
+
+/// A product with its bias, and by how much it may be off.
+struct Sum {
+  double value = 0, tolerance = 0;
+};
+
+/// Checks `out`, where a product of (tokens, outputs) was written with its epilogue: `sum(t, n)` is element n of token t before activation and
+/// residual. Rows' padding, and the float behind the last row, must be untouched.
+template <class F>
+void check_product(const chiasm::kernels::Output& out, std::size_t tokens, std::size_t outputs, F sum) {
+  std::size_t wrong = 0;
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const float* const y = out.y + t * out.stride;
+    for (std::size_t n = 0; n < outputs; ++n) {
+      const Sum product = sum(t, n);
+      // Activations' slopes are below 1.2; they add a few ulp of their own.
+      double want = activation(out.activation, product.value), tolerance = 1.2 * product.tolerance + 4e-7 * std::abs(want);
+      if (out.residual != nullptr) {
+        const double residual = out.residual[t * out.residual_stride + n];
+        want += residual;
+        tolerance += 0x1p-23 * (std::abs(want) + std::abs(residual));
+      }
+      if (!(std::abs(static_cast<double>(y[n]) - want) <= tolerance) && wrong++ == 0) {
+        CAPTURE(t, n, y[n], want, tolerance);
+        CHECK(false);
+      }
+    }
+    for (std::size_t n = outputs; n < out.stride; ++n) wrong += y[n] != untouched;
+  }
+  wrong += out.y[tokens * out.stride] != untouched;
+  CHECK(wrong == 0);
 }
 
 }  // namespace oracle

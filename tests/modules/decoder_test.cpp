@@ -78,6 +78,39 @@ TEST_CASE("a prompt in pieces gives what it gives in one go") {
   }
 }
 
+TEST_CASE("long prompts go through the blocks in pieces") {
+  chiasm::DecoderConfig config = small_decoder();
+  config.windows = {0, 700, 0};
+  config.rope.type = chiasm::RopeType::dynamic, config.rope.factor = 2, config.rope.max_position_embeddings = 64;  // angles are those of the whole length
+  const chiasm::Decoder decoder(random_decoder(config), config);
+  std::vector<chiasm::TokenId> ids(4500);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<chiasm::TokenId>(i * i % 89);
+  std::vector<std::size_t> told;
+  chiasm::ContextOptions options;
+  options.on_progress = [&](std::string_view, std::size_t done, std::size_t) { told.push_back(done); };
+  chiasm::Context ctx(options);
+
+  const std::size_t lengths[] = {2600, 40, 300, 1560};
+  std::vector<chiasm::KvCache> caches;
+  for (std::size_t i = 0; i < 4; ++i) caches.push_back(decoder.new_cache());
+  const chiasm::Sequence batch[] = {{&caches[0], lengths[0]}, {&caches[1], lengths[1]}, {&caches[2], lengths[2]}, {&caches[3], lengths[3]}};
+  const chiasm::Tensor together = decoder.forward(ctx, decoder.embed(ctx, ids), batch);
+  CHECK(std::is_sorted(told.begin(), told.end()));
+  CHECK(told.size() > config.num_hidden_layers);
+  CHECK(told.back() == config.num_hidden_layers);
+
+  const auto hook = [](std::size_t, chiasm::MutView) {};
+  const chiasm::BlockHook nothing = hook;  // is shown all rows at once
+  for (std::size_t i = 0, first = 0; i < 4; first += lengths[i++]) {
+    chiasm::KvCache alone = decoder.new_cache(), whole = decoder.new_cache();
+    const auto own = std::span(ids).subspan(first, lengths[i]);
+    const chiasm::Sequence one[] = {{&whole, own.size()}};
+    CHECK(largest_difference(together.slice(first, own.size()), run(ctx, decoder, own, alone)) < 2e-5);
+    CHECK(largest_difference(together.slice(first, own.size()), decoder.forward(ctx, decoder.embed(ctx, own), one, &nothing)) < 2e-5);
+    CHECK(caches[i].length() == own.size());
+  }
+}
+
 TEST_CASE("sequences of a batch do not see each other") {
   const chiasm::DecoderConfig config = small_decoder();
   const chiasm::Decoder decoder(random_decoder(config), config);

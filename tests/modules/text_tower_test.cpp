@@ -47,7 +47,7 @@ TEST_CASE("padding that is not used is not seen") {
   Context ctx;
   const TokenId padded[] = {1, 2, 3, 0, 0, 4, 5, 6, 7, 8}, alone[] = {1, 2, 3};
   const std::size_t used[] = {3, 5};
-  const Tensor both = tower(ctx, padded, 5, used), one = tower(ctx, alone, 3, {});
+  const Tensor both = tower(ctx, {padded, 5, used}), one = tower(ctx, {alone, 3, {}});
   for (std::size_t t = 0; t < 3; ++t)
     for (std::size_t d = 0; d < config.hidden_size; ++d) CHECK(both.row(t)[d] == Approx(one.row(t)[d]).margin(1e-5));
 }
@@ -58,9 +58,9 @@ TEST_CASE("texts that do not fit the tower are refused") {
   Context ctx;
   const TokenId ids[] = {1, 2, 3, 4, 5, 6, 7, 8}, beyond[] = {20};
   const std::size_t used[] = {3};
-  CHECK_THROWS_AS(tower(ctx, ids, 8, {}), ArgumentError);
-  CHECK_THROWS_AS(tower(ctx, ids, 3, {}), ArgumentError);
-  CHECK_THROWS_AS(tower(ctx, ids, 0, {}), ArgumentError);
-  CHECK_THROWS_AS(tower(ctx, ids, 4, used), ArgumentError);  // two texts, one length
-  CHECK_THROWS_AS(tower(ctx, beyond, 1, {}), ArgumentError);
+  CHECK_THROWS_AS(tower(ctx, {ids, 8, {}}), ArgumentError);
+  CHECK_THROWS_AS(tower(ctx, {ids, 3, {}}), ArgumentError);
+  CHECK_THROWS_AS(tower(ctx, {ids, 0, {}}), ArgumentError);
+  CHECK_THROWS_AS(tower(ctx, {ids, 4, used}), ArgumentError);  // two texts, one length
+  CHECK_THROWS_AS(tower(ctx, {beyond, 1, {}}), ArgumentError);
 }

@@ -2,6 +2,7 @@
 #include "support/catch.hpp"
 #include "support/tensors.hpp"
 
+#include <chiasm/core/conversion.hpp>
 #include <chiasm/kernels/dispatch.hpp>
 #include <chiasm/nn/kv_cache.hpp>
 #include <chiasm/nn/self_attention.hpp>
@@ -21,7 +22,7 @@ Linear projection(std::size_t in, std::size_t out, DType dtype, unsigned seed) {
   auto values = std::make_shared<Tensor>(random_tensor(Shape{out, in}, seed));
   for (float& value : values->values()) value *= 0.3f;
   const Weight w("w", DType::f32, values->shape(), reinterpret_cast<const std::byte*>(values->data()), values, "random");
-  return Linear(w.to(dtype), random_tensor(Shape{out}, seed + 1));
+  return Linear(convert(w, dtype, Layout::panels), random_tensor(Shape{out}, seed + 1));
 }
 
 bool same_bits(View a, View b) {
@@ -71,7 +72,7 @@ TEST_CASE("self-attention: as from rows of queries, keys and values") {
     for (std::size_t i = 0; i < mask.size(); i += 5) mask.data()[i] = -std::numeric_limits<float>::infinity();
     Attend attend = attend_of(c.heads, c.heads, c.head_dim);
     attend.causal = c.causal;
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::q8_row}) {
       const Linear qkv = projection(width, 3 * width, dtype, 3), out = projection(width, width, dtype, 5);
       in_every_tier([&](Context& ctx) {
         const Tensor rows = qkv(ctx, x);

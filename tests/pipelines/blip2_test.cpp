@@ -1,5 +1,6 @@
 // BLIP-2 and InstructBLIP as pipelines: where the picture stands, what is kept between calls and what that may not change, old checkpoints, retrieval.
 #include "support/catch.hpp"
+#include "support/exactly.hpp"
 #include "support/paths.hpp"
 
 #include <chiasm/chiasm.hpp>
@@ -106,14 +107,6 @@ void make_lavis(const fs::path& folder) {
     chiasm::write_safetensors(path + ".new", renamed);
   }
   fs::rename(path + ".new", path);
-}
-
-chiasm::GenerateOptions exactly(std::size_t tokens) {
-  chiasm::GenerateOptions options;
-  options.max_new_tokens = tokens;
-  options.do_sample = false;
-  options.eos_token_id = std::vector<chiasm::TokenId>();
-  return options;
 }
 
 /// As the reference saw it: what is transparent is laid on white.

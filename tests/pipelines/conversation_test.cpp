@@ -1,5 +1,6 @@
 // Ask twice, pay once: with what is kept between calls, answers and logits are those of a pipeline that keeps nothing.
 #include "support/catch.hpp"
+#include "support/exactly.hpp"
 #include "support/paths.hpp"
 
 #include <chiasm/chiasm.hpp>
@@ -23,15 +24,12 @@ chiasm::Pipeline forgetful(const std::string& folder) {
   return chiasm::load(folder, std::move(options));
 }
 
-/// Greedy, as long as asked, never ended by an end token; every step's scores are kept.
+/// The options of an answer of a known length, every step's scores kept.
 struct Recorded {
   chiasm::GenerateOptions options;
   std::vector<std::vector<float>> scores;
 
-  explicit Recorded(std::size_t tokens) {
-    options.max_new_tokens = tokens;
-    options.do_sample = false;
-    options.eos_token_id = std::vector<chiasm::TokenId>();
+  explicit Recorded(std::size_t tokens) : options(exactly(tokens)) {
     options.logits_processor = [this](std::span<const chiasm::TokenId>, std::span<float> row) { scores.emplace_back(row.begin(), row.end()); };
   }
 };

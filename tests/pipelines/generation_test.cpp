@@ -1,6 +1,7 @@
 #include "support/catch.hpp"
 #include "support/hash_lm.hpp"
 #include "support/paths.hpp"
+#include "support/thrown.hpp"
 
 #include <chiasm/pipelines/generation.hpp>
 
@@ -20,16 +21,6 @@ std::vector<TokenId> run(Context& ctx, const LanguageModel& lm, const std::vecto
   CHECK(std::equal(ids.begin(), ids.end(), generation.ids().begin(), generation.ids().end()));
   CHECK(generation.finish_reason().has_value());
   return ids;
-}
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const ArgumentError& error) {
-    return error.what();
-  }
-  return "no ArgumentError";
 }
 
 }  // namespace
@@ -389,7 +380,7 @@ TEST_CASE("generation: what makes no sense is said") {
   const HashLm lm(40, 5);
   const std::vector<TokenId> prompt{1, 2, 3, 4};
   const auto complaint = [&](GenerateOptions options) {
-    return message_of([&] { Generation(ctx, lm, lm.embed(ctx, prompt), std::move(options), prompt); });
+    return message_of<ArgumentError>([&] { Generation(ctx, lm, lm.embed(ctx, prompt), std::move(options), prompt); });
   };
   CHECK(complaint({.max_new_tokens = 0}) == "max_new_tokens is 0, must be at least 1");
   CHECK(complaint({.max_length = 4}) == "max_length is 4, must be more than the prompt's 4 positions (max_new_tokens counts without the prompt)");
@@ -408,7 +399,7 @@ TEST_CASE("generation: what makes no sense is said") {
   CHECK(complaint({.num_return_sequences = 2}).find("num_return_sequences is 2") == 0);
   CHECK(complaint({.do_sample = true, .num_return_sequences = 2}).find("num_return_sequences is 2") == 0);
   CHECK(complaint({.stop = {{"###"}}}).find("stop is \"###\"") == 0);
-  const auto beams = [&](GenerateOptions options) { return message_of([&] { beam_search(ctx, lm, lm.embed(ctx, prompt), prompt, options); }); };
+  const auto beams = [&](GenerateOptions options) { return message_of<ArgumentError>([&] { beam_search(ctx, lm, lm.embed(ctx, prompt), prompt, options); }); };
   CHECK(beams({}).find("num_beams is 1, must be at least 2") == 0);
   CHECK(beams({.num_beams = 2, .num_return_sequences = 3}) == "num_return_sequences is 3, must be at most num_beams, 2");
   CHECK_THROWS_AS(Generation(ctx, lm, Tensor(Shape{4, 2})), ShapeError);

@@ -3,20 +3,10 @@
 #include <chiasm/pipelines/pipeline.hpp>
 
 #include "support/catch.hpp"
+#include "support/exactly.hpp"
 #include "support/paths.hpp"
 
 using namespace chiasm;
-
-namespace {
-
-GenerateOptions exactly(std::size_t tokens) {
-  GenerateOptions options;
-  options.max_new_tokens = tokens;
-  options.eos_token_id = std::vector<TokenId>();
-  return options;
-}
-
-}  // namespace
 
 TEST_CASE("a GGUF pair answers, however it is named") {
   const std::string folder = test_data("cases/gguf_llava16/model"), text = folder + "/tiny.gguf", mmproj = folder + "/mmproj-tiny.gguf";

@@ -1,5 +1,6 @@
 // IDEFICS's prompts, and what is kept between calls where text looks at pictures from within the layers. Its numbers are held against the reference in tests/models.
 #include "support/catch.hpp"
+#include "support/exactly.hpp"
 #include "support/near.hpp"
 #include "support/paths.hpp"
 
@@ -76,13 +77,6 @@ Pipeline forgetful(const std::string& folder) {
   return load(folder, std::move(options));
 }
 
-GenerateOptions tokens(std::size_t count) {
-  GenerateOptions options;
-  options.max_new_tokens = count;
-  options.eos_token_id = std::vector<TokenId>();
-  return options;
-}
-
 std::string read(const Pipeline& pipeline, const Prompt& prompt) {
   Context ctx = pipeline.new_context();
   const PreparedPrompt prepared = pipeline.prepare(ctx, prompt);
@@ -143,7 +137,7 @@ TEST_CASE("IDEFICS: prompts that begin alike are read from where they differ") {
   std::vector<std::size_t> reused, pictures;
   for (const Prompt& prompt : prompts) {
     Context ctx = keeping.new_context(), other = fresh.new_context();
-    const Reply have = keeping.complete(ctx, prompt, tokens(8)), want = fresh.complete(other, prompt, tokens(8));
+    const Reply have = keeping.complete(ctx, prompt, exactly(8)), want = fresh.complete(other, prompt, exactly(8));
     CHECK(have.ids == want.ids);
     CHECK(want.reused_tokens == 0);
     CHECK(want.reused_pictures == 0);
@@ -170,7 +164,7 @@ TEST_CASE("IDEFICS: a conversation goes on where it was, pictures included") {
   for (const Prompt& turn : turns) {
     said.push_back({"user", turn});
     Context ctx = keeping.new_context(), other = fresh.new_context();
-    const Reply have = talk.ask(ctx, turn, tokens(6)), want = fresh.chat(other, said, tokens(6));
+    const Reply have = talk.ask(ctx, turn, exactly(6)), want = fresh.chat(other, said, exactly(6));
     CHECK(have.ids == want.ids);
     CHECK(have.reused_tokens + 1 >= before);  // what the model made up may be written otherwise
     before = have.prompt_tokens;
@@ -182,8 +176,8 @@ TEST_CASE("IDEFICS: a conversation goes on where it was, pictures included") {
   fs::remove(file);
   said.push_back({"user", {"And now?"}});
   Context ctx = keeping.new_context(), other = fresh.new_context();
-  const Reply have = restored.ask(ctx, {"And now?"}, tokens(6));
-  CHECK(have.ids == fresh.chat(other, said, tokens(6)).ids);
+  const Reply have = restored.ask(ctx, {"And now?"}, exactly(6));
+  CHECK(have.ids == fresh.chat(other, said, exactly(6)).ids);
   CHECK(have.reused_tokens + 1 >= before);
 }
 
@@ -193,10 +187,10 @@ TEST_CASE("IDEFICS: many answers to a prompt share each pass") {
   const PreparedPrompt prepared = pipeline.prepare(ctx, {"User:", picture("a"), picture("c"), "What is it?"});
   REQUIRE(prepared.model != nullptr);
   const GenerationPrompt prompt{prepared.embeddings, prepared.ids}, two[] = {prompt, prompt};
-  Generation alone(ctx, *prepared.model, prepared.embeddings.clone(), tokens(8), prepared.ids);
+  Generation alone(ctx, *prepared.model, prepared.embeddings.clone(), exactly(8), prepared.ids);
   while (alone.next()) {
   }
-  for (const GeneratedSequence& answer : generate_batch(ctx, *prepared.model, two, tokens(8))) CHECK(answer.ids == std::vector<TokenId>(alone.ids().begin(), alone.ids().end()));
+  for (const GeneratedSequence& answer : generate_batch(ctx, *prepared.model, two, exactly(8))) CHECK(answer.ids == std::vector<TokenId>(alone.ids().begin(), alone.ids().end()));
 }
 
 TEST_CASE("IDEFICS: configurations in one row are those with parts") {

@@ -1,5 +1,6 @@
 // Pipelines from folder to text: prompts, streaming, stop strings, cancelling, and what is said when something does not fit.
 #include "support/catch.hpp"
+#include "support/exactly.hpp"
 #include "support/paths.hpp"
 
 #include <chiasm/chiasm.hpp>
@@ -20,15 +21,6 @@ nlohmann::json read(const std::string& path) {
   std::ifstream file(path);
   REQUIRE(file);
   return nlohmann::json::parse(file);
-}
-
-/// Greedy, as long as asked, never ended by an end token.
-chiasm::GenerateOptions exactly(std::size_t tokens) {
-  chiasm::GenerateOptions options;
-  options.max_new_tokens = tokens;
-  options.do_sample = false;
-  options.eos_token_id = std::vector<chiasm::TokenId>();
-  return options;
 }
 
 /// A copy of a checkpoint folder with one file replaced, removed afterwards.
@@ -245,6 +237,16 @@ TEST_CASE("a model loads from memory as from its folder") {
   const chiasm::Pipeline in_memory = chiasm::load(chiasm::Checkpoint::from_memory(files));
   const chiasm::Image image(64, 48);
   CHECK(in_memory.generate({image, "What is it?"}, exactly(12)) == chiasm::load(llava_case() + "/model").generate({image, "What is it?"}, exactly(12)));
+}
+
+TEST_CASE("load() lays out bf16 weights for the kernels that read them, and answers as with those of the file") {
+  const std::string model = llava_case() + "/model";
+  const chiasm::Image image(64, 48);
+  for (const chiasm::Compute compute : {chiasm::Compute::f32, chiasm::Compute::bf16}) {
+    const chiasm::LoadOptions options{.weights = chiasm::WeightKind::bf16, .compute = compute};
+    const chiasm::Checkpoint in_rows = chiasm::Checkpoint::open(model, {.weights = chiasm::WeightKind::bf16});
+    CHECK(chiasm::load(model, options).generate({image, "What is it?"}, exactly(12)) == chiasm::load(in_rows, options).generate({image, "What is it?"}, exactly(12)));
+  }
 }
 
 TEST_CASE("weights converted while loading give the same tokens where they must") {

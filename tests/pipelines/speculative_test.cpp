@@ -81,15 +81,18 @@ bool same_bits(View a, View b) {
 std::vector<ContextOptions> tiers() {
   std::vector<ContextOptions> all;
   for (const Isa isa : kernels::available())
-    for (const Compute compute : {Compute::f32, Compute::bf16}) {
+    for (const auto& [compute, kv] : {std::pair(Compute::f32, KvKind::automatic), {Compute::bf16, KvKind::automatic}, {Compute::i8, KvKind::q8}}) {
       ContextOptions options;
       options.threads = 2;
       options.isa = name(isa);
       options.compute = compute;
+      options.kv = kv;
       all.push_back(options);
     }
   return all;
 }
+/// A tier in words.
+std::string in_words(const Context& ctx) { return std::string(ctx.isa()) + " " + std::string(name(ctx.compute())) + (ctx.kv_kind() == KvKind::q8 ? ", q8 caches" : ""); }
 
 /// Logits of `ids`, read behind `before` positions, `together` of them a pass, and the cache's keys and values.
 struct Steps {
@@ -162,9 +165,9 @@ std::vector<std::pair<std::string, Prompt>> prompts_of(const reference::Case& on
 TEST_CASE("speculative: rows of one pass are, bit for bit, what each is in a pass of its own") {
   for (const ContextOptions& options : tiers()) {
     Context ctx(options);
-    INFO(ctx.isa() << (ctx.compute() == Compute::bf16 ? " bf16" : " f32"));
-    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-      INFO("weights " << name(dtype));
+    INFO(in_words(ctx));
+    for (const auto& [dtype, kind] : {std::pair(DType::f32, WeightKind::keep), {DType::bf16, WeightKind::keep}, {DType::f16, WeightKind::keep}, {DType::f32, WeightKind::i8}}) {
+      INFO("weights " << name(dtype) << (kind == WeightKind::i8 ? " in eight bits" : ""));
       for (const std::size_t group : {1u, 2u, 8u})
         for (const std::size_t window : {0u, 21u}) {
           INFO("queries a key " << group << ", window " << window);
@@ -173,7 +176,9 @@ TEST_CASE("speculative: rows of one pass are, bit for bit, what each is in a pas
           c.num_attention_heads = 8, c.num_key_value_heads = 8 / group, c.head_dim = 20, c.rope.dim = 20;
           if (window != 0) c.windows = {window, 0};
           if (group == 2) c.rope.type = RopeType::dynamic, c.rope.factor = 2, c.rope.max_position_embeddings = 75;
-          const Decoder lm(random_decoder(c, dtype), c);
+          Conversion conversion;
+          conversion.kind = kind;
+          const Decoder lm(random_decoder(c, dtype).converting(std::move(conversion)), c);
           for (const std::size_t prompt : {1u, 58u, 130u}) {
             const std::vector<TokenId> ids(prompt, 17);
             check_rows(ctx, lm, lm.embed(ctx, ids));
@@ -505,7 +510,7 @@ TEST_CASE("speculative: long answers in every tier") {
     const Prompt prompt = prompts_of(one, pipeline).front().second;
     for (ContextOptions tier : tiers()) {
       Context ctx(tier);
-      INFO(ctx.isa() << (ctx.compute() == Compute::bf16 ? " bf16" : " f32"));
+      INFO(in_words(ctx));
       for (const bool sample : {false, true}) {
         GenerateOptions options;
         options.max_new_tokens = 48;
@@ -628,7 +633,12 @@ TEST_CASE("speculative: a draft of another family or vocabulary") {
   options.eos_token_id = std::vector<TokenId>();
   const Reply plain = llava.complete(ctx, prompt, options);
   options.draft = &stories;
-  CHECK_THROWS_AS(llava.complete(ctx, prompt, options), ArgumentError);
+  try {
+    llava.complete(ctx, prompt, options);
+    FAIL("a draft of another vocabulary was taken");
+  } catch (const ArgumentError& error) {
+    CHECK(std::string(error.what()).find("draft has another vocabulary: token ") != std::string::npos);
+  }
   options.draft = always(&text.language_model());  // by ids, without the pictures
   CHECK(llava.complete(ctx, prompt, options).ids == plain.ids);
   options.draft = always(&llava.language_model());

@@ -1,5 +1,6 @@
 // Text-to-text pipelines: the answer is a text of its own, and no prompt leaves anything to another one.
 #include "support/catch.hpp"
+#include "support/exactly.hpp"
 #include "support/paths.hpp"
 
 #include <chiasm/chiasm.hpp>
@@ -11,14 +12,6 @@ namespace {
 
 std::string folder() { return test_data("cases/t5_relu_tied/model"); }
 const std::string question = "The small red bicycle near the old castle shows a strange picture, and the teacher explains why the";
-
-chiasm::GenerateOptions exactly(std::size_t tokens) {
-  chiasm::GenerateOptions options;
-  options.max_new_tokens = tokens;
-  options.do_sample = false;
-  options.eos_token_id = std::vector<chiasm::TokenId>();
-  return options;
-}
 
 }  // namespace
 

@@ -6,8 +6,8 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
-/// The `count` numbers that begin at `blocks`, a multiple of block_size(type), but for the last block, of which fewer may be wanted. Equal to ggml's
-/// to the bit. For block formats only; of q8_row all of a row.
+/// Writes the first `count` numbers of these blocks; of the last block fewer may be wanted. Equal to ggml's to the bit. For block formats only; of q8_row,
+/// whose scale stands behind the row, `count` is the whole row.
 void dequantize(DType type, const std::byte* blocks, float* values, std::size_t count) noexcept;
 
 }  // namespace chiasm

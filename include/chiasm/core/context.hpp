@@ -33,12 +33,12 @@ constexpr std::string_view name(Compute compute) noexcept {
   return names[static_cast<std::size_t>(compute)];
 }
 
-/// What one call of a module's attention makes of its scores.
+/// One attention of a module, as ContextOptions::on_attention is told of it.
 struct AttentionWeights {
   std::string_view name;                     // "self_attn", "xattn", "resampler", "qformer.cross_attention", ...
   std::size_t layer = 0;
   View weights;                              // (heads, queries, keys), the probabilities of each query's keys
-  View value_norms;                          // (heads, keys), how long the values are that they weigh: what a query gets of a key is at most the product
+  View value_norms;                          // (heads, keys), the values' Euclidean norms: what key j adds to query i is weights[i, j] * value_norms[j] long
   std::size_t first_query = 0, first_key = 0;  // where these lie among all the module has: positions of a decoder, rows of a pass, latents of all pictures
 };
 
@@ -91,8 +91,8 @@ class Context {
   /// Gives recycled memory that nothing uses back to the system.
   void trim() noexcept { memory_.pool->trim(); }
 
-  /// ThreadPool::parallel on this context's threads. Inside, numbers below 1e-38 are taken for zero, where the processor can: a product that meets many
-  /// of them (the tails of an activation) may take half as long again.
+  /// ThreadPool::parallel on this context's threads. Inside, denormals (numbers below 1e-38) count as zero where the processor can do that: a product that
+  /// meets many of them (the tails of an activation) would take up to half as long again.
   void parallel(std::size_t count, std::size_t grain, FunctionRef<void(std::size_t begin, std::size_t end)> body);
 
   CancelToken& cancel_token() noexcept { return options_.cancel; }
@@ -101,6 +101,7 @@ class Context {
     if (options_.cancel.cancelled()) throw Cancelled();
   }
 
+  /// Tells on_progress, if there is one.
   void progress(std::string_view stage, std::size_t done, std::size_t total) const {
     if (options_.on_progress) options_.on_progress(stage, done, total);
   }
@@ -123,7 +124,7 @@ class Context {
     attention.name = name;
     options_.on_attention(attention);
   }
-  /// Whether a call's inside is wanted, so that nothing may be taken from a cache.
+  /// Whether somebody observes tensors or attention: then everything is computed, and nothing comes from a cache.
   bool watched() const noexcept { return observed() || attention_observed(); }
 
   /// While it lives, observed names begin with `name` and a dot.

@@ -16,7 +16,7 @@ enum class DType : std::uint8_t {
   q4_0, q4_1, q5_0, q5_1, q8_0,            // blocks of 32 numbers along a row, of ggml's formats: a scale, some with a minimum
   q2_k, q3_k, q4_k, q5_k, q6_k,            // blocks of 256, with scales of 16 or 32 inside
   iq4_nl, iq4_xs,                          // four bits choose from 16 values that do not lie evenly; blocks of 32 and 256
-  q8_row,                                  // signed bytes, a row is a block: behind them its scale in f32. In no file; for products by bytes
+  q8_row,                                  // int8, and behind each row its scale in f32. Made while loading (WeightKind::i8), for Compute::i8
   f64, f8_e4m3, f8_e5m2, f8_e8m0,          // converted while loading
   i8, u8, i16, u16, i32, u32, i64, u64, boolean,
 };
@@ -24,7 +24,7 @@ inline constexpr std::size_t float_kinds = 3;                                   
 inline constexpr std::size_t weight_kinds = static_cast<std::size_t>(DType::q8_row) + 1;  // those, and the blocks
 constexpr bool is_block_format(DType type) noexcept { return type >= DType::q4_0 && type <= DType::q8_row; }
 
-/// Numbers of one block: 1 where every number stands alone, and for rows that are blocks.
+/// Numbers of one block; 1 where every number stands alone, and for q8_row, whose scale is the row's.
 constexpr std::size_t block_size(DType type) noexcept {
   switch (type) {
     case DType::q4_0: case DType::q4_1: case DType::q5_0: case DType::q5_1: case DType::q8_0: case DType::iq4_nl: return 32;
@@ -55,7 +55,7 @@ constexpr std::size_t size_of(DType type) noexcept {
   return 1;
 }
 
-/// Bytes of a row of `columns` numbers. A last block that is not full has its place all the same.
+/// Bytes of a row of `columns` numbers. A last block that is not full takes a whole block.
 constexpr std::size_t row_bytes(DType type, std::size_t columns) noexcept {
   return (columns + block_size(type) - 1) / block_size(type) * size_of(type) + (type == DType::q8_row ? sizeof(float) : 0);
 }

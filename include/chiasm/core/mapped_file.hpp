@@ -9,13 +9,13 @@
 namespace chiasm::inline CHIASM_ABI {
 namespace detail {
 
-/// The deleter of a file map's owner: whoever has the owner can find out by it what it owns.
+/// The deleter of a file map's owner. std::get_deleter<Unmap> tells the owner of a file map from that of other memory.
 struct Unmap {
   std::size_t length = 0;
   void operator()(void* begin) const noexcept;
 };
 
-/// The pages of these bytes leave the process's memory until they are asked for again, if they are of a file map.
+/// If the bytes are of a file map, lets their pages leave the process's memory; they come back when they are read again.
 void release_pages(const std::shared_ptr<const void>& owner, const std::byte* data, std::size_t bytes) noexcept;
 
 /// Bytes that are read once, from begin to end, while this lives. If they are of a file map, they come in one go, and leave the process's memory

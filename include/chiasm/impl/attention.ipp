@@ -263,7 +263,7 @@ CHIASM_INLINE Operand attention_operand(Context& ctx, Shape shape, std::span<Att
   const bool tiles = ctx.kernels().attention[static_cast<std::size_t>(ctx.compute())].operands && shape.columns() % 32 == 0;
   const bool packed = tiles && std::all_of(parts.begin(), parts.end(), [](const AttentionPart& part) {
     const Attend& a = part.attend;
-    return part.kv.kind != KvKind::q8 && a.v_dim % 2 == 0 && a.kv_heads != 0 && part.q.rows() * (a.heads / a.kv_heads) > detail::few_attention_rows;
+    return a.v_dim % 2 == 0 && a.kv_heads != 0 && part.q.rows() * (a.heads / a.kv_heads) > detail::few_attention_rows;
   });
   Operand y = packed ? Operand::room(ctx, shape) : Operand(ctx.empty(shape));
   std::size_t row = 0;

@@ -5,7 +5,7 @@
 #include <chiasm/io/gguf_model.hpp>
 
 #include <chiasm/impl/jinja_filters.ipp>
-
+#include <chiasm/impl/jinja_time.ipp>
 
 namespace chiasm::inline CHIASM_ABI {
 

@@ -3,6 +3,8 @@
 #include <chiasm/core/context.hpp>
 #include <chiasm/kernels/dispatch.hpp>
 
+#include <algorithm>
+
 #if CHIASM_X86
 #include <xmmintrin.h>
 #endif
@@ -42,7 +44,10 @@ CHIASM_INLINE void Context::parallel(std::size_t count, std::size_t grain, Funct
   });
 }
 
-CHIASM_INLINE std::size_t Context::most_steps() const noexcept { return kernels_->gemv_tokens[static_cast<std::size_t>(options_.compute)]; }
+CHIASM_INLINE std::size_t Context::most_steps() const noexcept {
+  constexpr std::size_t most = 16;  // guesses of more tokens are hardly ever right to their end
+  return std::min(most, kernels_->gemv_tokens[static_cast<std::size_t>(options_.compute)][static_cast<std::size_t>(DType::f32)]);
+}
 
 CHIASM_INLINE std::string_view Context::isa() const noexcept { return name(kernels_->isa); }
 

@@ -1159,7 +1159,7 @@ class Run {
         throw TemplateError(program_.file, line_, str(message[0]), true);
       }
       case Function::strftime_now:
-        return text(strftime(text_of(bind("strftime_now", given, {"format"}, 1)[0])));
+        return text(strftime(now(), text_of(bind("strftime_now", given, {"format"}, 1)[0])));
       case Function::range:
         return range(given);
       case Function::namespace_: {
@@ -1229,6 +1229,10 @@ class Run {
     return "range(" + std::to_string(begin) + ", " + std::to_string(end) + (step == 1 ? "" : ", " + std::to_string(step)) + ")";
   }
 
+  // In jinja_time.ipp.
+  std::tm now();
+  std::string strftime(const std::tm& time, std::string_view format);
+
   // In jinja_text.ipp.
   enum class MethodKind : std::uint8_t { none, known, forbidden, unknown };
   static MethodKind method_of(Kind kind, const std::string& name);
@@ -1240,7 +1244,6 @@ class Run {
   std::string percent_format(const std::string& format, const Value& values, bool markup);
   std::string brace_format(const std::string& format, const Arguments& given, bool markup);
   std::string format_value(const Value& value, const std::string& spec);
-  std::string strftime(const std::string& format);
   std::string pad(const std::string& text, std::int64_t width, const std::string& fill, char align);
   std::string lower(const std::string& text);
   std::string casefold(const std::string& text);

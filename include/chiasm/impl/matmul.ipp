@@ -3,7 +3,7 @@
 
 #include <chiasm/core/pack.hpp>
 #include <chiasm/impl/operand.ipp>
-#include <chiasm/kernels/table.hpp>
+#include <chiasm/kernels/dispatch.hpp>
 #include <chiasm/nn/matmul.hpp>
 
 #include <algorithm>
@@ -41,13 +41,26 @@ inline kernels::Output output_of(const Product& p) noexcept {
 
 inline std::size_t outputs_of(const Product& p) noexcept { return p.weight->shape().rows(); }
 
-/// Blocks in rows, as a file has them, are packed for this product alone: a layer that is used again packs them once.
-inline bool needs_packing(const Weight& w) noexcept { return is_block_format(w.dtype()) && w.layout() == Layout::rows; }
+/// Which of the tables' kernels read a weight.
+inline std::size_t kind_of(const Weight& w) noexcept {
+  return w.dtype() == DType::bf16 && w.layout() == Layout::panels ? kernels::bf16_panels : static_cast<std::size_t>(w.dtype());
+}
 
-/// Bytes from row to row; of blocks, from panel to panel.
+/// Whether no kernel of the context's reads the weight in its layout: blocks in rows, as a file has them; bf16 in panels, but not in AMX tiles. It is laid out
+/// for one product alone then: a layer that is used again packs its weights once.
+inline bool lies_otherwise(const Context& ctx, const Weight& w) noexcept {
+  if (is_block_format(w.dtype())) return w.layout() == Layout::rows;
+  return w.layout() == Layout::panels && ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][kernels::bf16_panels].run == nullptr;
+}
+inline Weight laid_out(Context& ctx, const Weight& w) {
+  if (!lies_otherwise(ctx, w)) return w;
+  return w.layout() == Layout::rows ? pack(w, ctx.pool().get()) : to_rows(w);
+}
+
+/// Bytes from row to row, or from panel to panel.
 inline std::size_t stride_of(const Weight& w) noexcept {
   const std::size_t depth = w.shape().columns();
-  return is_block_format(w.dtype()) ? panel_bytes(w.dtype(), depth) : depth * size_of(w.dtype());
+  return w.layout() == Layout::panels ? panel_bytes(w.dtype(), depth) : depth * size_of(w.dtype());
 }
 
 /// Calls f(product, begin, end) for the products' parts of [begin, end) of all their outputs side by side.
@@ -104,9 +117,13 @@ void split_product(Context& ctx, const kernels::Gemm& gemm, std::size_t step, st
 }  // namespace detail
 
 CHIASM_INLINE bool writes_heads(Context& ctx, std::size_t rows, const Weight& w) {
-  const kernels::Table& table = ctx.kernels();
-  return rows > std::max({ctx.most_steps(), table.i8_tokens, table.few.tokens}) && static_cast<std::size_t>(w.dtype()) < weight_kinds && !detail::needs_packing(w) &&
-         table.gemm[static_cast<std::size_t>(ctx.compute())][static_cast<std::size_t>(w.dtype())].writes_heads;
+  if (static_cast<std::size_t>(w.dtype()) >= weight_kinds || detail::lies_otherwise(ctx, w)) return false;
+  if (detail::form_of(ctx, rows, w.dtype()) != detail::Form::packed) return false;
+  return ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][detail::kind_of(w)].writes_heads;
+}
+
+CHIASM_INLINE bool reads_bf16_panels(Compute compute, std::string_view isa) {
+  return kernels::active(isa).gemm[static_cast<std::size_t>(compute)][kernels::bf16_panels].run != nullptr;
 }
 
 CHIASM_INLINE void matmul(Context& ctx, const Operand& x, std::span<const Product> products) {
@@ -119,50 +136,48 @@ CHIASM_INLINE void matmul(Context& ctx, const Operand& x, std::span<const Produc
   }
   if (tokens == 0 || outputs == 0) return;
   const auto any_product = [&](auto condition) { return std::any_of(products.begin(), products.end(), [&](const Product& p) { return condition(*p.weight); }); };
-  if (any_product(detail::needs_packing)) {
+  if (any_product([&](const Weight& w) { return detail::lies_otherwise(ctx, w); })) {
     std::vector<Weight> weights;
     std::vector<Product> packed(products.begin(), products.end());
     weights.reserve(packed.size());
-    for (Product& p : packed) p.weight = &weights.emplace_back(pack(*p.weight, ctx.pool().get()));
+    for (Product& p : packed) p.weight = &weights.emplace_back(detail::laid_out(ctx, *p.weight));
     return matmul(ctx, x, packed);
   }
   const kernels::Table& table = ctx.kernels();
   const auto& gemms = table.gemm[static_cast<std::size_t>(ctx.compute())];
-  const kernels::Gemm& any = gemms[static_cast<std::size_t>(products.front().weight->dtype())];  // kinds differ in `run` only, or else go one by one
-  if (any_product([&](const Weight& w) { return gemms[static_cast<std::size_t>(w.dtype())].pack != any.pack; })) {
+  const kernels::Gemm& any = gemms[detail::kind_of(*products.front().weight)];  // kinds differ in `run` only, or else go one by one
+  if (any_product([&](const Weight& w) { return gemms[detail::kind_of(w)].pack != any.pack; })) {
     for (const Product& p : products) matmul(ctx, x, std::span(&p, 1));
     return;
   }
   if (!x.suits(any)) return matmul(ctx, x.unpacked(ctx), products);
 
-  // Of few tokens, blocks are multiplied by activations of eight bits, and bf16 by bf16, where those may be rounded.
-  const bool may_round = ctx.compute() != Compute::f32 && !x.packed();
-  const bool rounds_blocks = may_round && table.quantize != nullptr && tokens <= table.i8_tokens, rounds_halves = may_round && tokens <= table.few.tokens;
-  const auto by_bytes = [&](const Weight& w) { return rounds_blocks && is_block_format(w.dtype()); };
-  const auto by_halves = [&](const Weight& w) { return rounds_halves && w.dtype() == DType::bf16; };
-  if (!x.packed() && (tokens <= ctx.most_steps() || !any_product([&](const Weight& w) { return !by_bytes(w) && !by_halves(w); }))) {
+  using detail::Form;
+  const auto form = [&](const Weight& w) { return detail::form_of(ctx, tokens, w.dtype()); };
+  const auto any_reads = [&](Form wanted) { return any_product([&](const Weight& w) { return form(w) == wanted; }); };
+  if (!x.packed() && !any_reads(Form::packed)) {
     const View rows = x.view();
     BasicTensor<std::byte> bytes, halves;  // x in these forms
-    if (any_product(by_bytes)) {
+    if (any_reads(Form::bytes)) {
       bytes = ctx.empty<std::byte>(Shape{table.quantized_bytes(tokens, depth)});
       const std::size_t row = table.quantized_bytes(1, depth);
       ctx.parallel(tokens, detail::least_work / 8 / std::max<std::size_t>(depth, 1) + 1, [&](std::size_t begin, std::size_t end) {
         table.quantize(rows.row(begin), rows.stride(), end - begin, depth, bytes.data() + begin * row);
       });
     }
-    if (any_product(by_halves)) {
+    if (any_reads(Form::halves)) {
       halves = ctx.empty<std::byte>(Shape{table.few.packed_bytes(tokens, depth)});
       table.few.pack(rows.data(), rows.stride(), tokens, depth, halves.data());
     }
     const std::size_t grain = (detail::least_work / std::max<std::size_t>(depth * tokens, 1) + panel_outputs) / panel_outputs * panel_outputs;
     return ctx.parallel(outputs, grain, [&](std::size_t begin, std::size_t end) {
       detail::each_part(products, begin, end, [&](const Product& p, std::size_t first, std::size_t last) {
-        const auto kind = static_cast<std::size_t>(p.weight->dtype());
+        const std::size_t kind = detail::kind_of(*p.weight);
         const std::size_t stride = detail::stride_of(*p.weight);
-        if (by_bytes(*p.weight))
+        if (form(*p.weight) == Form::bytes)
           table.gemv_i8[kind]({bytes.data(), tokens, depth, p.weight->data(), stride, first, last, detail::output_of(p)});
-        else if (by_halves(*p.weight))
-          table.few.run({halves.data(), tokens, depth, p.weight->data(), stride, first, last, detail::output_of(p)});
+        else if (form(*p.weight) == Form::halves)
+          (kind == kernels::bf16_panels ? table.few.run_panels : table.few.run)({halves.data(), tokens, depth, p.weight->data(), stride, first, last, detail::output_of(p)});
         else
           table.gemv[kind]({rows.data(), rows.stride(), tokens, depth, p.weight->data(), stride, first, last, detail::output_of(p)});
       });
@@ -173,7 +188,7 @@ CHIASM_INLINE void matmul(Context& ctx, const Operand& x, std::span<const Produc
   detail::split_product(ctx, any, any.step, tokens, depth, outputs, [&](std::size_t panel_begin, std::size_t panel_end, std::size_t output_begin, std::size_t output_end) {
     auto scratch = ctx.empty<std::byte>(Shape{any.scratch_bytes});
     detail::each_part(products, output_begin, output_end, [&](const Product& p, std::size_t first, std::size_t last) {
-      gemms[static_cast<std::size_t>(p.weight->dtype())].run({packed.data(), tokens, depth, p.weight->data(), detail::stride_of(*p.weight), panel_begin,
+      gemms[detail::kind_of(*p.weight)].run({packed.data(), tokens, depth, p.weight->data(), detail::stride_of(*p.weight), panel_begin,
                                                               panel_end, first, last, detail::output_of(p), scratch.data()});
     });
   });
@@ -188,15 +203,15 @@ CHIASM_INLINE Operand matmul_operand(Context& ctx, const Operand& x, const Facto
   const std::size_t tokens = x.rows(), depth = x.columns(), outputs = factor.weight->shape()[0];
   const Shape shape = x.shape().with_columns(outputs);
   const bool gated = gate.weight != nullptr;
-  if (detail::needs_packing(*factor.weight) || (gated && detail::needs_packing(*gate.weight))) {
-    const Weight packed[2] = {pack(*factor.weight, ctx.pool().get()), gated ? pack(*gate.weight, ctx.pool().get()) : Weight()};
+  if (detail::lies_otherwise(ctx, *factor.weight) || (gated && detail::lies_otherwise(ctx, *gate.weight))) {
+    const Weight packed[2] = {detail::laid_out(ctx, *factor.weight), gated ? detail::laid_out(ctx, *gate.weight) : Weight()};
     return matmul_operand(ctx, x, {packed, factor.bias}, activation, gated ? Factor{packed + 1, gate.bias} : Factor());
   }
-  const DType dtype = factor.weight->dtype();
+  const std::size_t kind = detail::kind_of(*factor.weight);
 
   const kernels::Gemm* const packing = detail::packing(ctx, tokens);
-  const kernels::Gemm& gemm = ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][static_cast<std::size_t>(dtype)];
-  if (packing == nullptr || packing->pack != gemm.pack || (gated && gate.weight->dtype() != dtype)) {
+  const kernels::Gemm& gemm = ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][kind];
+  if (packing == nullptr || packing->pack != gemm.pack || (gated && detail::kind_of(*gate.weight) != kind)) {
     // Rows: the product's own, or of both factors side by side.
     Tensor both = ctx.empty(Shape{tokens, (gated ? 2 : 1) * outputs});
     Product products[2];

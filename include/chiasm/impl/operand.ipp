@@ -9,12 +9,30 @@ namespace chiasm::inline CHIASM_ABI {
 
 namespace detail {
 
-/// The products that x with so many rows goes to, if it is packed for them; else null. Of Compute::i8 those with weights of eight bits.
-inline const kernels::Gemm* packing(const Context& ctx, std::size_t rows) noexcept {
+/// The form in which a product reads x.
+enum class Form {
+  packed,  // many tokens: Gemm
+  rows,    // few: Table::gemv
+  bytes,   // few, rounded to eight bits: Table::gemv_i8
+  halves,  // few, rounded to bf16: Few
+};
+
+/// The form in which so many tokens meet weights of this kind.
+inline Form form_of(const Context& ctx, std::size_t tokens, DType weight) noexcept {
   const kernels::Table& table = ctx.kernels();
-  // Products that round x to eight bits in place read rows, and round those once for all weights.
-  if (rows <= std::max(ctx.most_steps(), ctx.compute() == Compute::f32 ? 0 : table.i8_tokens)) return nullptr;
-  return &table.gemm[static_cast<std::size_t>(ctx.compute())][static_cast<std::size_t>(ctx.compute() == Compute::i8 ? DType::q8_row : DType::f32)];
+  if (ctx.compute() != Compute::f32) {
+    if (is_block_format(weight) && tokens <= table.i8_tokens) return Form::bytes;
+    if (weight == DType::bf16 && tokens <= table.few.tokens) return Form::halves;
+  }
+  return tokens <= table.gemv_tokens[static_cast<std::size_t>(ctx.compute())][static_cast<std::size_t>(weight)] ? Form::rows : Form::packed;
+}
+
+/// The Gemm whose packing x with so many rows gets when it is made, before its weights are known: of Compute::i8 that of weights of eight bits.
+/// Null where weights of some kind want another form: x stays in rows, of which every form can be made.
+inline const kernels::Gemm* packing(const Context& ctx, std::size_t rows) noexcept {
+  for (std::size_t kind = 0; kind < weight_kinds; ++kind)
+    if (form_of(ctx, rows, static_cast<DType>(kind)) != Form::packed) return nullptr;
+  return &ctx.kernels().gemm[static_cast<std::size_t>(ctx.compute())][static_cast<std::size_t>(ctx.compute() == Compute::i8 ? DType::q8_row : DType::f32)];
 }
 
 }  // namespace detail

@@ -24,7 +24,7 @@ struct HeadsRoom {
                                                                   : kernels::kv_block * query;  // tiles of queries are read whole
     memory = ctx.empty<std::byte>(Shape{sequences, heads, blocks * block});
     output = {kind, reinterpret_cast<unsigned char*>(memory.data()), head_dim, blocks * block, length, heads * blocks * block, scale};
-    // Values that are weighed by 0 count as 0, unless they are no numbers: none are behind the last position of its block.
+    // Attention multiplies the values behind the last position of its block by 0, which must not meet a NaN.
     if (kind == HeadsOutput::Kind::values && length % kernels::kv_block != 0)
       for (std::size_t head = 0; head < sequences * heads; ++head) std::memset(memory.data() + (head + 1) * blocks * block - block, 0, block);
   }

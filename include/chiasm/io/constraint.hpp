@@ -84,7 +84,7 @@ class Constraint {
   void allowed(State& state, std::span<const TokenId> answer, std::span<const TokenId> ends, std::size_t remaining, std::vector<std::uint64_t>& mask) const;
   /// Whether the answer is one of the texts, and no byte can follow it; without `ends`, also where no token fits into what remains.
   bool complete(State& state, std::span<const TokenId> answer, std::span<const TokenId> ends, std::size_t remaining) const;
-  /// Tokens that surely are enough for some answer, the end token aside.
+  /// A number of tokens in which some answer can be spelled, without the end token. Throws ArgumentError: no vocabulary.
   std::size_t shortest() const;
 
  private:

@@ -44,7 +44,7 @@ class Image {
   /// Throws ArgumentError where there is not a byte for each pixel; none at all takes the channel away.
   void set_alpha(std::vector<std::uint8_t> alpha);
 
-  /// Whether the file has numbers of colours, or black and white, in place of levels: Pillow's modes P and 1.
+  /// Whether the file's pixels are indices into a palette, or black and white alone: Pillow's modes P and 1.
   bool indexed() const noexcept { return indexed_; }
   void set_indexed(bool indexed) noexcept { indexed_ = indexed; }
 
@@ -75,8 +75,8 @@ Image resize(const Image& image, int width, int height, Resample filter);
 /// may exceed Image::max_pixels. Throws ArgumentError where the window is empty or not inside.
 Image resize(const Image& image, int width, int height, Resample filter, Rect window);
 
-/// As above, but as Pillow resizes the file's picture before it is made RGB: one with numbers of colours takes the nearest, and under an alpha channel
-/// a colour counts by its opacity. Gray of 16 bits and CMYK are RGB when they come here, and are resized as such.
+/// As above, but as Pillow resizes the file's picture before it is made RGB: an indexed() one by Resample::nearest, and one with an alpha channel with its
+/// colours weighed by their opacity. Gray of 16 bits and CMYK are RGB when they come here, and are resized as such.
 Image resize_in_mode(const Image& image, int width, int height, Resample filter, Rect window);
 
 /// What the window shows; outside of the picture it shows `fill`. Cropping and padding in one. Throws ArgumentError.

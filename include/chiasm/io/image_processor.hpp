@@ -40,8 +40,8 @@ struct ImageProcessorConfig {
   int patch_size = 0, temporal_patch_size = 0, merge_size = 0;  // Qwen2-VL; 0 for all other classes
   bool do_image_splitting = false;                              // Idefics3: into tiles of max_image_size, and the whole picture
   int max_image_size = 0;                                       // Idefics3: height and width of a view; 0 for all other classes
-  bool resize_in_mode = false;  // open_clip, which makes the picture RGB after the resize (chiasm::resize_in_mode). transformers' make it so before
-  bool crop_rounds = false;  // torchvision's crop, which open_clip has: of two pixels in the middle the even one. transformers': the first
+  bool resize_in_mode = false;  // open_clip converts to RGB after the resize (chiasm::resize_in_mode), transformers before it
+  bool crop_rounds = false;     // torchvision's centre crop, open_clip's: an offset that ends in .5 is rounded to the even pixel; transformers' is rounded down
 
   /// Reads preprocessor_config.json, old and new spellings, or processor_config.json where it holds `image_processor`.
   /// `type` is the class for files that do not name one. Throws ConfigError for what makes no sense, UnsupportedError for

@@ -40,7 +40,7 @@ class Json {
   /// An integer or a floating-point number.
   bool is_number() const noexcept { return kind() == Kind::integer || kind() == Kind::number; }
 
-  /// The value. Throws ConfigError that names the file, the place, what is there and what was expected.
+  /// The value. Throw ConfigError that names the file, the place, what is there and what was expected.
   bool as_bool() const;
   std::int64_t as_int() const;
   double as_double() const;

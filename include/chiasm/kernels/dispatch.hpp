@@ -12,7 +12,7 @@ namespace kernels {
 /// The tiers that this processor has, slowest first. scalar and portable are always there.
 std::vector<Isa> available();
 
-/// The kernels of all tiers that this processor has, and of those without the instructions that it has beyond a tier (VNNI): for tests.
+/// All tables that this processor can run, for tests: a tier with an optional instruction set (VNNI) has one with it and one without.
 std::vector<const Table*> tables();
 
 /// The tier's kernels. Throws ArgumentError, naming what there is, if this processor lacks it.

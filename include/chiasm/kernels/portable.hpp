@@ -12,6 +12,8 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 // The width follows the flags, and translation units with different flags may meet: each width has a namespace of its own.
 #if defined(EIGEN_VECTORIZE_AVX512)

@@ -15,11 +15,9 @@
 namespace chiasm::inline CHIASM_ABI {
 namespace kernels {
 
-/// Where a product goes, and what is done on its way there: y = activation(product + bias) + residual, or, of a gated product,
-/// activation(gate's product + gate_bias) * (product + bias). In rows, or as the packed x of a product to come.
-/// Outputs of a product that are the queries, keys or values of heads, `head_dim` each, an even number: rounded to bf16 and laid where tiles of attention read
-/// them. Tokens are sequences of `length`, one behind the other. Keys and values lie in blocks of kv_layout.hpp; queries, times `scale`, in rows of
-/// head_dim and then zeros up to a multiple of 32.
+/// Where a product writes the queries, keys or values of an attention to come, in bf16 as the attention's tiles read them. The product's outputs are heads of
+/// `head_dim` numbers each, an even number; its tokens are sequences of `length`, one behind the other. Keys and values go to the blocks of kv_layout.hpp,
+/// queries, times `scale`, to rows of head_dim numbers and zeros up to a multiple of 32.
 struct HeadsOutput {
   enum class Kind : std::uint8_t { queries, keys, values };
   Kind kind = Kind::queries;
@@ -29,6 +27,8 @@ struct HeadsOutput {
   float scale = 1.0f;
 };
 
+/// Where a product goes, and what is done on its way there: y = activation(product + bias) + residual, or, of a gated product,
+/// activation(gate's product + gate_bias) * (product + bias). In rows, as the packed x of the next product, or as the heads of an attention.
 struct Output {
   float* y = nullptr;
   std::size_t stride = 0;           // of y's rows
@@ -73,7 +73,7 @@ struct Gemm {
   bool writes_heads = false;  // whether run() takes Output::heads
 };
 
-/// The same for few tokens, where reading the weights is all the time: rows of W are read once, in place.
+/// The same for few tokens, where the time is that of reading the weights: rows of W are read once, in place.
 struct GemvCall {
   const float* x = nullptr;
   std::size_t x_stride = 0, tokens = 0, depth = 0;
@@ -83,7 +83,7 @@ struct GemvCall {
   Output out;
 };
 
-/// The same by activations that are rounded: to eight bits, for weights in block formats, any number of tokens; or to bf16, for weights in bf16.
+/// The same with x rounded: to eight bits, for weights in block formats and any number of tokens; or to bf16, for weights in bf16.
 struct QuantizedCall {
   const void* quantized = nullptr;  // from Table::quantize, or Few::pack
   std::size_t tokens = 0, depth = 0;
@@ -93,12 +93,13 @@ struct QuantizedCall {
   Output out;
 };
 
-/// Products of few tokens with weights in bf16, by activations rounded to bf16. Each token's are the same, bit for bit, in any company.
+/// Products of few tokens with weights in bf16, x rounded to bf16. A token's result does not depend, to the bit, on which tokens are multiplied with it.
 struct Few {
   std::size_t tokens = 0;  // at most; 0 where a tier has none
   std::size_t (*packed_bytes)(std::size_t tokens, std::size_t depth) noexcept = nullptr;
   void (*pack)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, void* packed) noexcept = nullptr;
   void (*run)(const QuantizedCall& call) noexcept = nullptr;
+  void (*run_panels)(const QuantizedCall& call) noexcept = nullptr;  // of bf16 in panels
 };
 
 /// Softmax(scale q kᵀ + bias) v for rows of one key-value head. A row is a pair of a query and one of the heads that share the
@@ -155,21 +156,24 @@ struct KvStore {
 
 inline constexpr std::size_t compute_kinds = 3;  // of Compute: f32, bf16, i8
 
+/// What products have kernels for: every DType that weights have, and bf16 in panels.
+inline constexpr std::size_t bf16_panels = weight_kinds, product_kinds = weight_kinds + 1;
+
 struct Table {
   Isa isa = Isa::scalar;
 
-  // Products, by Compute and by the weights' DType: kinds differ in `run` only, so that one packed x serves weights of several kinds; but for
-  // Compute::i8, where q8_row may read x in a form of its own. Attention by Compute.
-  Gemm gemm[compute_kinds][weight_kinds];
+  // Products, by Compute and by the weights' kind: kinds differ in `run` only, so that one packed x serves weights of several kinds; but for
+  // Compute::i8, where q8_row may read x in a form of its own. Nothing for bf16_panels where a tier does not read them. Attention by Compute.
+  Gemm gemm[compute_kinds][product_kinds];
   void (*gemv[weight_kinds])(const GemvCall& call) noexcept = {};
-  std::size_t gemv_tokens[compute_kinds] = {};  // up to so many tokens gemv is the faster one
+  std::size_t gemv_tokens[compute_kinds][weight_kinds] = {};  // up to so many tokens gemv is the faster one
 
-  // Products of block formats by activations of eight bits; null where a tier has none.
+  // Products of weights in block formats with activations of eight bits; null where a tier has none.
   std::size_t (*quantized_bytes)(std::size_t tokens, std::size_t depth) noexcept = nullptr;
   /// Rows of x, `stride` floats apart, one behind the other: row t begins at quantized_bytes(t, depth). x that is not finite makes its products NaN.
   void (*quantize)(const float* x, std::size_t stride, std::size_t tokens, std::size_t depth, void* quantized) noexcept = nullptr;
   void (*gemv_i8[weight_kinds])(const QuantizedCall& call) noexcept = {};
-  std::size_t i8_tokens = 0;  // up to so many tokens they are faster than gemm
+  std::size_t i8_tokens = 0;  // up to so many tokens gemv_i8 is faster than gemm
   Few few;
   Attention attention[compute_kinds];
   KvStore kv;

@@ -31,8 +31,8 @@ class Clip : public DualEncoderModel {
     return visual_projection_(ctx, vision_model_.post_layernorm(ctx, class_tokens));
   }
 
-  Tensor pool_texts(Context& ctx, const TextBatch& texts) const override {   // N texts -> (N, E)
-    const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
+  Tensor pool_texts(Context& ctx, const TextBatch& texts) const override {  // N texts -> (N, E)
+    const Tensor x = text_model_(ctx, texts);                               // (N, T, D)
     const Tensor ends = pick(ctx, x, [&](std::size_t n) { return end_of_text(texts.ids.subspan(n * texts.length, texts.length)); });
     return text_projection_(ctx, ends);
   }

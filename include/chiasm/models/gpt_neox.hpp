@@ -40,12 +40,8 @@ class GptNeoxAttention {
  public:
   GptNeoxAttention(const Weights& w, const GptNeoxConfig& c)
       : query_key_value_(w / "query_key_value", c.hidden_size, 3 * c.hidden_size, c.attention_bias),
-        dense_(w / "dense", c.hidden_size, c.hidden_size, c.attention_bias) {
-    attend_.heads = attend_.kv_heads = c.num_attention_heads;
-    attend_.head_dim = attend_.v_dim = c.hidden_size / c.num_attention_heads;
-    attend_.scale = 1.0f / std::sqrt(static_cast<float>(attend_.head_dim));
-    attend_.causal = true;
-  }
+        dense_(w / "dense", c.hidden_size, c.hidden_size, c.attention_bias),
+        attend_(Attend::scaled(c.num_attention_heads, c.hidden_size / c.num_attention_heads, true)) {}
 
   Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
     const std::size_t width = x.columns();

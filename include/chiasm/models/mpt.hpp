@@ -8,6 +8,7 @@
 #include <chiasm/nn/mlp.hpp>
 #include <chiasm/nn/norm.hpp>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -82,10 +83,8 @@ class MptAttention {
         qk_ln_(c.qk_ln || w.contains("q_ln")),
         clip_qkv_(c.clip_qkv) {
     if (qk_ln_) q_ln_ = detail::mpt_norm(w / "q_ln", c), k_ln_ = detail::mpt_norm(w / "k_ln", c);
-    attend_.heads = attend_.kv_heads = c.n_heads;
-    attend_.head_dim = attend_.v_dim = c.d_model / c.n_heads;
-    attend_.scale = c.softmax_scale != 0 ? c.softmax_scale : 1.0f / std::sqrt(static_cast<float>(attend_.head_dim));
-    attend_.causal = true;
+    attend_ = Attend::scaled(c.n_heads, c.d_model / c.n_heads, true);
+    if (c.softmax_scale != 0) attend_.scale = c.softmax_scale;
   }
 
   Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, const float* alibi_slopes, View residual) const {  // (T, D) -> (T, D)

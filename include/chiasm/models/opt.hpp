@@ -49,12 +49,8 @@ class OptAttention {
  public:
   OptAttention(const Weights& w, const OptConfig& c)
       : qkv_(w, {{"q_proj", c.hidden_size, c.enable_bias}, {"k_proj", c.hidden_size, c.enable_bias}, {"v_proj", c.hidden_size, c.enable_bias}}, c.hidden_size),
-        out_proj_(w / "out_proj", c.hidden_size, c.hidden_size, c.enable_bias) {
-    attend_.heads = attend_.kv_heads = c.num_attention_heads;
-    attend_.head_dim = attend_.v_dim = c.hidden_size / c.num_attention_heads;
-    attend_.scale = 1.0f / std::sqrt(static_cast<float>(attend_.head_dim));
-    attend_.causal = true;
-  }
+        out_proj_(w / "out_proj", c.hidden_size, c.hidden_size, c.enable_bias),
+        attend_(Attend::scaled(c.num_attention_heads, c.hidden_size / c.num_attention_heads, true)) {}
 
   Tensor operator()(Context& ctx, const Operand& x, const DecoderPass& pass, View residual) const {  // (T, D) -> (T, D)
     const std::size_t width = x.columns();

@@ -20,11 +20,7 @@ class AttentionPooling {
     Tensor read = ctx.empty(Shape{images, width});  // (N, D)
     for (std::size_t n = 0; n < images; ++n) {
       const float* keys = kv.row(n * length);
-      Attend attend;
-      attend.heads = attend.kv_heads = heads_;
-      attend.head_dim = attend.v_dim = head_dim;
-      attend.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-      attention(ctx, q, KvView{keys, keys + width, length, 2 * width, head_dim, 2 * width, head_dim}, read.slice(n, 1), attend);
+      attention(ctx, q, KvView{keys, keys + width, length, 2 * width, head_dim, 2 * width, head_dim}, read.slice(n, 1), Attend::scaled(heads_, head_dim));
     }
     const Tensor a = out_proj_(ctx, read);
     return mlp_(ctx, layernorm_(ctx, a), a);
@@ -65,8 +61,8 @@ class Siglip : public DualEncoderModel {
   }
 
   /// Texts must be padded to max_length(): the vector is that of the last position.
-  Tensor pool_texts(Context& ctx, const TextBatch& texts) const override {   // N texts -> (N, E)
-    const Tensor x = text_model_(ctx, texts.ids, texts.length, texts.used);  // (N, T, D)
+  Tensor pool_texts(Context& ctx, const TextBatch& texts) const override {  // N texts -> (N, E)
+    const Tensor x = text_model_(ctx, texts);                               // (N, T, D)
     return text_head_(ctx, pick(ctx, x, [&](std::size_t) { return texts.length - 1; }));
   }
 

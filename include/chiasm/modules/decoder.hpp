@@ -28,12 +28,9 @@ class DecoderAttention {
               {"k_proj", c.num_key_value_heads * c.head_dim, c.qkv_bias},
               {"v_proj", c.num_key_value_heads * c.head_dim, c.qkv_bias}},
              c.hidden_size),
-        o_proj_(w / "o_proj", c.num_attention_heads * c.head_dim, c.hidden_size, c.out_bias) {
-    attend_.heads = c.num_attention_heads;
+        o_proj_(w / "o_proj", c.num_attention_heads * c.head_dim, c.hidden_size, c.out_bias),
+        attend_(Attend::scaled(c.num_attention_heads, c.head_dim, true)) {
     attend_.kv_heads = c.num_key_value_heads;
-    attend_.head_dim = attend_.v_dim = c.head_dim;
-    attend_.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-    attend_.causal = true;
     attend_.window = window;
   }
 

@@ -10,6 +10,7 @@
 #include <chiasm/nn/rope.hpp>
 
 #include <string_view>
+#include <vector>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -20,6 +21,7 @@ struct DecoderPass {
   const Rope* rope = nullptr;
   Tensor cos, sin;            // (T, rotary dimensions / 2), of decoders that turn queries and keys
   DistanceBias distances;     // of decoders that have biases by distance
+  std::size_t first_row = 0;  // of the rows that go through the blocks now, among all
 
   /// The angles of all rows, by their positions. To be called before the first block, as add_positions().
   void find_angles(Context& ctx, const Rope& by, std::size_t rows) {
@@ -34,7 +36,9 @@ struct DecoderPass {
       begin += sequence.rows;
     }
   }
-  void rotate(Context& ctx, MutView x, std::size_t head_dim) const { rope->apply(ctx, x, head_dim, cos, sin); }
+  void rotate(Context& ctx, MutView x, std::size_t head_dim) const {
+    rope->apply(ctx, x, head_dim, cos.slice(first_row, x.rows()), sin.slice(first_row, x.rows()));
+  }
 
   /// The biases of all distances between a row and what it sees.
   void find_distances(Context& ctx, const RelativePositionBias& by) {
@@ -111,7 +115,11 @@ class DecoderStack : public LanguageModel {
     }
     if (rows != embeddings.rows()) throw ShapeError("Decoder", std::to_string(rows) + " rows in the batch of " + embeddings.shape().to_string());
     try {
-      return blocks(ctx, embeddings, DecoderPass{batch, 0, nullptr, {}, {}, {}}, before_block);
+      DecoderPass pass;
+      pass.batch = batch;
+      Tensor x = begin(ctx, embeddings, pass);
+      if (rows <= most_rows || before_block != nullptr || ctx.watched()) return blocks(ctx, std::move(x), pass, rows, before_block);
+      return pieces(ctx, x, pass);
     } catch (...) {  // some layers have grown and some have not: a cache must not be left so
       for (std::size_t i = 0; i < batch.size(); ++i) batch[i].cache->truncate(lengths.data()[i]);
       throw;
@@ -139,20 +147,52 @@ class DecoderStack : public LanguageModel {
   }
 
  private:
-  Tensor blocks(Context& ctx, View embeddings, DecoderPass pass, const BlockHook* before_block) const {
+  // A long prompt goes through all blocks in pieces: memory is taken for a piece alone, and more of it stays in the cache between two products. 8,192 tokens of
+  // four layers of a decoder of 1.1 billion take a twentieth less time, and a quarter less where that memory is fresh, as it is for a first prompt. The last
+  // piece may be longer, so that none is of a few rows, which other kernels would compute.
+  static constexpr std::size_t piece_rows = 1024, most_rows = piece_rows + piece_rows / 2;
+
+  Tensor pieces(Context& ctx, const Tensor& x, DecoderPass& pass) const {  // (T, D) -> (T, E)
+    const std::span<const Sequence> batch = pass.batch;
+    for (const Sequence& sequence : batch) sequence.cache->reserve(ctx, sequence.cache->length() + sequence.rows);
+    Tensor y = ctx.empty(Shape{x.rows(), sizes_.embedding_size});
+    std::vector<Sequence> piece;  // of each sequence one stretch of rows
+    std::size_t i = 0, done = 0;  // sequences that are done, rows of the next one that are
+    while (i < batch.size()) {
+      piece.clear();
+      std::size_t rows = 0;
+      for (bool whole = true; whole && i < batch.size();) {
+        const std::size_t left = batch[i].rows - done, count = left > most_rows ? piece_rows : left;
+        if (rows > 0 && rows + count > most_rows) break;
+        piece.push_back({batch[i].cache, count, batch[i].steps});
+        rows += count;
+        whole = count == left;
+        done = whole ? 0 : done + count;
+        i += whole;
+      }
+      pass.batch = piece;
+      const Tensor of_piece = blocks(ctx, copy(ctx, x.slice(pass.first_row, rows)), pass, x.rows(), nullptr);
+      std::memcpy(y.row(pass.first_row), of_piece.data(), of_piece.bytes());
+      pass.first_row += rows;
+    }
+    return y;
+  }
+
+  /// Of all rows of the pass or of a piece of them.
+  Tensor blocks(Context& ctx, Tensor x, DecoderPass& pass, std::size_t all_rows, const BlockHook* before_block) const {  // (T, D) -> (T, E)
     bool reads = false;  // a prompt, in place of taking steps
     for (const Sequence& sequence : pass.batch) reads = reads || (sequence.rows > 1 && !sequence.steps);
-    Tensor x = begin(ctx, embeddings, pass);
-    for (; pass.layer < sizes_.num_hidden_layers; ++pass.layer) {
+    const std::size_t layers = sizes_.num_hidden_layers;
+    for (pass.layer = 0; pass.layer < layers; ++pass.layer) {
       ctx.check_cancelled();
       if (before_block != nullptr) (*before_block)(pass.layer, x);
       ctx.observe("hidden", pass.layer, x);
       x = block(ctx, x, pass);
       ctx.observe("layer", pass.layer, x);
-      if (reads) ctx.progress("prefill", pass.layer + 1, sizes_.num_hidden_layers);
+      if (reads) ctx.progress("prefill", (pass.first_row * layers + x.rows() * (pass.layer + 1)) / all_rows, layers);
     }
     x = end(ctx, std::move(x));
-    ctx.observe("hidden", sizes_.num_hidden_layers, x);
+    ctx.observe("hidden", layers, x);
     return x;
   }
 

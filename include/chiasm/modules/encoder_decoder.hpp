@@ -30,7 +30,7 @@ inline TokenId decoder_start_token(const Json& generation_config, const Json& co
 class EncoderDecoderAttention {
  public:
   EncoderDecoderAttention() = default;
-  /// `q`, `k`, `v` and `o` below `w`, without biases; the scores are not scaled. `layer` is told to those who watch. Throws WeightError.
+  /// `q`, `k`, `v` and `o` below `w`, without biases; the scores are not scaled. `layer` is for observers. Throws WeightError.
   EncoderDecoderAttention(const Weights& w, std::size_t width, std::size_t heads, std::size_t head_dim, std::size_t layer)
       : q_(w / "q", width, heads * head_dim, false),
         kv_(w, {{"k", heads * head_dim, false}, {"v", heads * head_dim, false}}, width),
@@ -48,7 +48,7 @@ class EncoderDecoderAttention {
     (void)memory.append(ctx, kv.view().column_slice(0, width), kv.view().column_slice(width, width));
   }
 
-  /// `position`: that of the first row, for those who watch.
+  /// `position`: that of the first row, for observers.
   Tensor operator()(Context& ctx, View x, const KvCache::Layer& memory, std::size_t position, View residual) const {  // (T, D) -> (T, D)
     const Tensor q = q_(ctx, x);                                                                                      // (T, H d)
     Attend attend = attend_;

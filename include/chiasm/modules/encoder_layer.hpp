@@ -6,8 +6,6 @@
 #include <chiasm/nn/norm.hpp>
 #include <chiasm/nn/self_attention.hpp>
 
-#include <cmath>
-
 namespace chiasm::inline CHIASM_ABI {
 
 struct EncoderLayerConfig {
@@ -30,11 +28,7 @@ class SelfAttention {
 
   /// Added to `y`. `mask`, if any, is (N, T, T) and added to the scores.
   void add(Context& ctx, const Operand& x, bool causal, View mask, MutView y) const {  // (N, T, D), (N, T, D)
-    Attend attend;
-    attend.heads = attend.kv_heads = heads_;
-    attend.head_dim = attend.v_dim = x.columns() / heads_;
-    attend.scale = 1.0f / std::sqrt(static_cast<float>(attend.head_dim));
-    attend.causal = causal;
+    const Attend attend = Attend::scaled(heads_, x.columns() / heads_, causal);
     out_proj_(ctx, self_attention(ctx, qkv_, x, attend, mask), y, Activation::none, y);
   }
 
@@ -51,7 +45,7 @@ class EncoderLayer {
         layer_norm2_(w / "layer_norm2", c.hidden_size, c.layer_norm_eps),
         mlp_(w / "mlp", "fc1", "fc2", c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act) {}
 
-  /// In place: rows that are near are added to faster than others are written.
+  /// In place: adding to rows that are in the cache is faster than writing new ones.
   void operator()(Context& ctx, MutView x, bool causal = false, View mask = {}) const {  // (N, T, D)
     self_attn_.add(ctx, layer_norm1_.operand(ctx, x), causal, mask, x);
     mlp_.add(ctx, layer_norm2_.operand(ctx, x), x);

@@ -160,9 +160,7 @@ class GatedCrossAttention {
       q_norm_ = RmsNorm(w / "cross_attn" / "q_layer_norm", c.head_dim, c.norm_eps);
       k_norm_ = RmsNorm(w / "cross_attn" / "k_layer_norm", c.head_dim, c.norm_eps);
     }
-    attend_.heads = attend_.kv_heads = c.heads;
-    attend_.head_dim = attend_.v_dim = c.head_dim;
-    attend_.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+    attend_ = Attend::scaled(c.heads, c.head_dim);
     attend_.name = "xattn";
   }
 

@@ -12,7 +12,6 @@
 #include <chiasm/nn/mlp.hpp>
 #include <chiasm/nn/norm.hpp>
 
-#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -89,9 +88,7 @@ class PerceiverResampler {
         q_norm_ = LayerNorm(w / "0" / "q_layer_norm", c.head_dim, eps);
         k_norm_ = LayerNorm(w / "0" / "k_layer_norm", c.head_dim, eps);
       }
-      attend_.heads = attend_.kv_heads = c.heads;
-      attend_.head_dim = attend_.v_dim = c.head_dim;
-      attend_.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+      attend_ = Attend::scaled(c.heads, c.head_dim);
       attend_.name = "resampler";
     }
 

@@ -8,7 +8,6 @@
 #include <chiasm/nn/linear.hpp>
 #include <chiasm/nn/norm.hpp>
 
-#include <cmath>
 #include <cstring>
 #include <optional>
 #include <span>
@@ -57,11 +56,8 @@ class QFormerAttention {
       : query_(w / "attention" / "query", c.hidden_size, c.hidden_size),
         key_value_(w / "attention", {{"key", c.hidden_size}, {"value", c.hidden_size}}, states_width),
         dense_(w / "output" / "dense", c.hidden_size, c.hidden_size),
-        norm_(w / "output" / "LayerNorm", c.hidden_size, c.layer_norm_eps) {
-    attend_.heads = attend_.kv_heads = c.num_attention_heads;
-    attend_.head_dim = attend_.v_dim = c.hidden_size / c.num_attention_heads;
-    attend_.scale = 1.0f / std::sqrt(static_cast<float>(attend_.head_dim));
-  }
+        norm_(w / "output" / "LayerNorm", c.hidden_size, c.layer_norm_eps),
+        attend_(Attend::scaled(c.num_attention_heads, c.hidden_size / c.num_attention_heads)) {}
 
   /// One batch of states may serve all of x. Of those of sequence n, the first `visible[n]` are seen; empty: all.
   Tensor operator()(Context& ctx, View x, View states, std::span<const std::size_t> visible, std::string_view name, std::size_t layer) const {

@@ -1,4 +1,4 @@
-/// TextBatch: tokenised texts as encoders take them.
+/// TextBatch: tokenised texts of one length, as text encoders take them.
 #pragma once
 
 #include <chiasm/core/token_id.hpp>
@@ -8,12 +8,12 @@
 
 namespace chiasm::inline CHIASM_ABI {
 
-/// N tokenised texts of one length, padded at their ends as the family wants it. Text n has `used[n]` tokens of its own, which alone can be
-/// seen; an empty `used` means that padding counts (SigLIP).
+/// Borrowed. N texts, padded at their ends as the family wants it. Attention sees the first `used[n]` tokens of text n alone; an empty `used` means that
+/// padding is seen, too (SigLIP).
 struct TextBatch {
-  std::span<const TokenId> ids;
+  std::span<const TokenId> ids;       // (N, length)
   std::size_t length = 0;
-  std::span<const std::size_t> used;
+  std::span<const std::size_t> used;  // (N) or empty
 
   std::size_t texts() const noexcept { return length == 0 ? 0 : ids.size() / length; }
 };

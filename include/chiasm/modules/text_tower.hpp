@@ -3,6 +3,7 @@
 
 #include <chiasm/modules/config.hpp>
 #include <chiasm/modules/encoder_layer.hpp>
+#include <chiasm/modules/text_batch.hpp>
 #include <chiasm/nn/embedding.hpp>
 
 #include <limits>
@@ -58,18 +59,16 @@ class TextTower {
 
   const TextTowerConfig& config() const noexcept { return config_; }
 
-  /// `ids` holds N texts of `length` tokens, padded at their ends; text n has `used[n]` of its own, which alone can be seen. An empty `used`
-  /// means that padding counts (SigLIP). Throws ArgumentError: longer than the positions, an id outside the vocabulary, `used` of other texts.
-  Tensor operator()(Context& ctx, std::span<const TokenId> ids, std::size_t length, std::span<const std::size_t> used) const {  // -> (N, T, D)
-    if (length == 0 || length > config_.max_position_embeddings || ids.size() % length != 0)
-      throw ArgumentError("TextTower: " + std::to_string(ids.size()) + " ids in texts of " + std::to_string(length) + ", at most " +
+  /// Throws ArgumentError: texts longer than the positions, an id outside the vocabulary, `used` of another number of texts.
+  Tensor operator()(Context& ctx, const TextBatch& texts) const {  // N texts of T -> (N, T, D)
+    if (texts.length == 0 || texts.length > config_.max_position_embeddings || texts.ids.size() % texts.length != 0)
+      throw ArgumentError("TextTower: " + std::to_string(texts.ids.size()) + " ids in texts of " + std::to_string(texts.length) + ", at most " +
                           std::to_string(config_.max_position_embeddings) + " positions");
-    const std::size_t texts = ids.size() / length;
-    if (!used.empty() && used.size() != texts)
-      throw ArgumentError("TextTower: lengths of " + std::to_string(used.size()) + " texts, there are " + std::to_string(texts));
-    Tensor x = token_embedding_(ctx, ids).reshape(Shape{texts, length, config_.hidden_size});
-    for (std::size_t i = 0; i < ids.size(); ++i) ctx.kernels().add(x.row(i), position_embedding_.row(i % length), x.row(i), x.columns());
-    const Tensor mask = padding_mask(ctx, texts, length, used);
+    if (!texts.used.empty() && texts.used.size() != texts.texts())
+      throw ArgumentError("TextTower: lengths of " + std::to_string(texts.used.size()) + " texts, there are " + std::to_string(texts.texts()));
+    Tensor x = token_embedding_(ctx, texts.ids).reshape(Shape{texts.texts(), texts.length, config_.hidden_size});
+    for (std::size_t i = 0; i < x.rows(); ++i) ctx.kernels().add(x.row(i), position_embedding_.row(i % texts.length), x.row(i), x.columns());
+    const Tensor mask = padding_mask(ctx, texts);
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       ctx.check_cancelled();
       ctx.observe("hidden", i, x);
@@ -82,13 +81,14 @@ class TextTower {
   }
 
  private:
-  static Tensor padding_mask(Context& ctx, std::size_t texts, std::size_t length, std::span<const std::size_t> used) {  // (N, T, T) or nothing
+  static Tensor padding_mask(Context& ctx, const TextBatch& texts) {  // (N, T, T) or nothing
+    const std::size_t length = texts.length;
     bool padded = false;
-    for (const std::size_t count : used) padded |= count < length;
+    for (const std::size_t count : texts.used) padded |= count < length;
     if (!padded) return {};
-    Tensor mask = ctx.zeros(Shape{texts, length, length});
-    for (std::size_t i = 0; i < texts * length; ++i)
-      for (std::size_t key = used[i / length]; key < length; ++key) mask.row(i)[key] = -std::numeric_limits<float>::infinity();
+    Tensor mask = ctx.zeros(Shape{texts.texts(), length, length});
+    for (std::size_t i = 0; i < mask.rows(); ++i)
+      for (std::size_t key = texts.used[i / length]; key < length; ++key) mask.row(i)[key] = -std::numeric_limits<float>::infinity();
     return mask;
   }
 

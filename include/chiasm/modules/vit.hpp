@@ -16,7 +16,7 @@ struct VitConfig {
   std::size_t num_channels = 3, image_size = 224, patch_size = 32;
   Activation hidden_act = Activation::quick_gelu;
   float layer_norm_eps = 1e-5f;
-  // CLIP has a class token, a norm before the first block and patches without bias; SigLIP has none of the two and a bias.
+  // CLIP has a class token, a norm before the first block and patches without bias; SigLIP has neither token nor norm, and a bias.
   bool class_token = true, pre_norm = true, patch_bias = false;
   bool post_norm = true;  // false: the file ends with the last block
   // EVA-CLIP has a class token and a bias, but no norm; one matrix makes queries, keys and values; class token and positions are [1, ., D].

@@ -7,6 +7,7 @@
 #include <chiasm/nn/kv_view.hpp>
 #include <chiasm/nn/operand.hpp>
 
+#include <cmath>
 #include <span>
 #include <string_view>
 
@@ -28,6 +29,16 @@ struct Attend {
   // What ContextOptions::on_attention is told, see AttentionWeights; without a name it is told nothing.
   std::string_view name = {};
   std::size_t layer = 0, first_query = 0, first_key = 0;
+
+  /// Heads with keys and values of their own, whose scores are divided by the root of head_dim.
+  static Attend scaled(std::size_t heads, std::size_t head_dim, bool causal = false) {
+    Attend attend;
+    attend.heads = attend.kv_heads = heads;
+    attend.head_dim = attend.v_dim = head_dim;
+    attend.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    attend.causal = causal;
+    return attend;
+  }
 };
 
 /// q (T, heads * head_dim) -> (T, heads * v_dim). The same result, bit for bit, for any number of threads.

@@ -33,6 +33,12 @@ class KvCache {
       }
     }
 
+    /// Takes memory for so many positions, so that append() moves none up to there.
+    void reserve(Context& ctx, std::size_t length) {
+      if (length_ == 0) become(wanted_ == KvKind::automatic ? ctx.kv_kind() : wanted_);
+      grow(ctx, length);
+    }
+
     /// Positions that are stored.
     std::size_t length() const noexcept { return length_; }
     /// How they are stored: what was asked for, and from the first position on what that means here.
@@ -44,9 +50,8 @@ class KvCache {
       if (keys.columns() != heads_ * head_dim_ || values.columns() != heads_ * v_dim_ || values.rows() != count)
         throw ShapeError("KvCache::append", keys.shape().to_string() + ", " + values.shape().to_string() + " into " + std::to_string(heads_) +
                                                 " heads of " + std::to_string(head_dim_) + ", " + std::to_string(v_dim_));
-      if (length_ == 0) become(wanted_ == KvKind::automatic ? ctx.kv_kind() : wanted_);
-      store_ = &ctx.kernels().kv;
       reserve(ctx, length_ + count);
+      store_ = &ctx.kernels().kv;
       ctx.parallel(heads_, (std::size_t{1} << 14) / (count * (head_dim_ + v_dim_) + 1) + 1, [&](std::size_t begin, std::size_t end) {
         for (std::size_t h = begin; h < end; ++h) {
           store_->write_keys(rows_of(keys_, h, key_bytes(), head_dim_, count, keys.data() + h * head_dim_, nullptr, keys.stride()));
@@ -105,7 +110,7 @@ class KvCache {
         become(from.kind_);
         begin = 0;
       }
-      reserve(ctx, end);
+      grow(ctx, end);
       for (std::size_t h = 0; h < heads_; ++h) {
         copy(from.keys_, keys_, h, from.capacity_, begin, end, key_bytes());
         copy(from.values_, values_, h, from.capacity_, begin, end, value_bytes());
@@ -126,7 +131,7 @@ class KvCache {
       keys_ = {};
       values_ = {};
     }
-    void reserve(Context& ctx, std::size_t length) {
+    void grow(Context& ctx, std::size_t length) {
       if (length <= capacity_) return;
       std::size_t capacity = capacity_ < 64 ? 64 : capacity_ * 2;
       if (capacity < length) capacity = (length + 64) / kernels::kv_block * kernels::kv_block;
@@ -149,7 +154,7 @@ class KvCache {
         std::memcpy(to.data() + (head * (capacity_ / kv_block) + first) * bytes, from.data() + (head * (from_capacity / kv_block) + first) * bytes,
                     (last - first) * bytes);
     }
-    /// Values that are weighed by 0 count as 0, unless they are no numbers: none stay behind the last position of its block.
+    /// Clears the values behind the last position of its block: attention multiplies them by 0, which must not meet a NaN.
     void clear_rest() noexcept {
       const std::size_t in = length_ % kernels::kv_block;
       if (in == 0 || kind_ == KvKind::f32 || kind_ == KvKind::automatic) return;
@@ -183,6 +188,10 @@ class KvCache {
   Layer& operator[](std::size_t layer) noexcept { return layers_[layer]; }
   const Layer& operator[](std::size_t layer) const noexcept { return layers_[layer]; }
 
+  /// Layer::reserve() of all layers.
+  void reserve(Context& ctx, std::size_t length) {
+    for (Layer& layer : layers_) layer.reserve(ctx, length);
+  }
   /// Forgets all positions from `length` on, to go back in a conversation.
   void truncate(std::size_t length) noexcept {
     for (Layer& layer : layers_) layer.truncate(length);

@@ -70,7 +70,7 @@ class Linear {
     matmul(ctx, x, std::span<const Product>(products, count));
   }
 
-  /// As above, for a product to come: activation(x Wᵀ + b), or, of two projections of one width, the gate and what it lets through,
+  /// The result as the x of the next product: activation(x Wᵀ + b), or, of two projections of one width, of which the first is a gate,
   /// activation(x W1ᵀ + b1) * (x W2ᵀ + b2). Throws ShapeError.
   Operand operand(Context& ctx, const Operand& x, Activation activation) const {  // (T, in) -> (T, out), of a gate (T, out / 2)
     if (parts_.empty() || parts_.size() > 2 || x.columns() != in_ || parts_.front().weight.shape()[0] != parts_.back().weight.shape()[0])
@@ -79,14 +79,14 @@ class Linear {
     return matmul_operand(ctx, x, factor(parts_.back()), activation, parts_.size() == 2 ? factor(parts_.front()) : Factor());
   }
 
-  /// Whether write_heads() takes so many rows and `kinds` kinds of heads.
+  /// Whether write_heads() can serve so many rows, and `kinds` (queries, keys, values: 3) equal shares of the outputs.
   bool writes_heads(Context& ctx, std::size_t rows, std::size_t kinds) const {
     const bool whole = out_ % (kinds * panel_outputs) == 0 && (parts_.size() == 1 || parts_.size() == kinds);
     return whole && std::all_of(parts_.begin(), parts_.end(), [&](const Part& part) {
       return part.weight.shape()[0] * parts_.size() == out_ && chiasm::writes_heads(ctx, rows, part.weight);
     });
   }
-  /// As above, the outputs to heads of an attention: an equal share to each of `to`.
+  /// Writes the outputs where an attention reads them: an equal share to each of `to`.
   void write_heads(Context& ctx, const Operand& x, std::span<const kernels::HeadsOutput* const> to) const {
     Product products[max_parts];
     Weight slices[max_parts];

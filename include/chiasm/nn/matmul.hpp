@@ -7,6 +7,7 @@
 #include <chiasm/nn/operand.hpp>
 
 #include <span>
+#include <string_view>
 
 namespace chiasm::inline CHIASM_ABI {
 
@@ -23,8 +24,7 @@ struct Epilogue {
 
 /// y (M, N) = x (M, K) Wᵀ with W (N, K) in f32, f16, bf16 or a block format. Rows of x, y and residual may lie apart; x and y may not overlap.
 /// Blocks should come from pack(): in rows, as files have them, they are packed anew for every product.
-/// Activations stay f32 unless Context::compute() is bf16; then they may be rounded to bf16, and of few tokens, for blocks, to eight bits with a
-/// scale for every 32; in Compute::i8, for q8_row, to eight bits with a scale for every token and 1024 k. The same result, bit for bit, for any number of threads.
+/// How far x is rounded on the way, Context::compute() says (see Compute). The same result, bit for bit, for any number of threads.
 /// Throws ShapeError, UnsupportedError (other dtypes), Cancelled.
 void matmul(Context& ctx, const Operand& x, const Weight& w, MutView y, const Epilogue& epilogue = {});
 
@@ -33,16 +33,20 @@ struct Product {
   const Weight* weight = nullptr;
   MutView y = {};
   Epilogue epilogue = {};
-  const kernels::HeadsOutput* heads = nullptr;  // in place of y, where writes_heads(). Of the epilogue the bias alone
+  const kernels::HeadsOutput* heads = nullptr;  // instead of y, where writes_heads(): then the epilogue is the bias alone
 };
 
-/// Whether products of so many rows of x can write the heads of an attention to come.
+/// Whether the product of so many rows of x with `w` can write Product::heads.
 bool writes_heads(Context& ctx, std::size_t rows, const Weight& w);
+
+/// Whether products read weights in bf16 best in panels (Conversion::bf16_panels): with AMX, where x may be rounded. `isa` as for a Context. Throws
+/// ArgumentError for a tier that is not there.
+bool reads_bf16_panels(Compute compute, std::string_view isa = {});
 
 /// All products of one x, which is packed once and read by all: queries, keys and values, or gate and up.
 void matmul(Context& ctx, const Operand& x, std::span<const Product> products);
 
-/// One factor of what goes on to another product: x Wᵀ + bias.
+/// One factor of matmul_operand(): x Wᵀ + bias.
 struct Factor {
   const Weight* weight = nullptr;
   const float* bias = nullptr;  // (N)

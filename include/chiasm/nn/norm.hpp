@@ -29,14 +29,14 @@ class LayerNorm {
     return y;
   }
 
-  /// The same, for a product to come.
+  /// The same, as the x of the next product.
   Operand operand(Context& ctx, View x) const {  // (..., D) -> (..., D)
     if (x.columns() != weight_.size()) throw ShapeError("LayerNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
     const float* bias = bias_.empty() ? nullptr : bias_.data();
     return Operand::of_rows(ctx, x.shape(), [&](std::size_t i, float* y) { ctx.kernels().layer_norm(x.row(i), weight_.data(), bias, eps_, y, x.columns()); });
   }
 
-  /// Norms each head of the rows by itself, in place; rows may lie apart.
+  /// Normalises each head of every row by itself, in place; D is the width of a head, rows may lie apart.
   void heads(Context& ctx, MutView x) const {  // (T, heads * D)
     const std::size_t width = weight_.size();
     if (width == 0 || x.columns() % width != 0) throw ShapeError("LayerNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
@@ -67,13 +67,13 @@ class RmsNorm {
     return y;
   }
 
-  /// The same, for a product to come.
+  /// The same, as the x of the next product.
   Operand operand(Context& ctx, View x) const {  // (..., D) -> (..., D)
     if (x.columns() != weight_.size()) throw ShapeError("RmsNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());
     return Operand::of_rows(ctx, x.shape(), [&](std::size_t i, float* y) { ctx.kernels().rms_norm(x.row(i), weight_.data(), eps_, y, x.columns()); });
   }
 
-  /// Norms each head of the rows by itself, in place; rows may lie apart.
+  /// Normalises each head of every row by itself, in place; D is the width of a head, rows may lie apart.
   void heads(Context& ctx, MutView x) const {  // (T, heads * D)
     const std::size_t width = weight_.size();
     if (width == 0 || x.columns() % width != 0) throw ShapeError("RmsNorm", x.shape().to_string() + ", weight " + weight_.shape().to_string());

@@ -18,7 +18,7 @@ struct SamplingScratch {
   std::vector<std::uint8_t> marks;
 };
 
-/// Added to the score of the last id where the ids before it are the end of the history. A bias of -inf forbids the sequence.
+/// `bias` is added to the score of the last of `ids` wherever the history ends with the ones before it. A bias of -inf forbids the sequence.
 struct SequenceBias {
   std::vector<TokenId> ids;
   double bias = 0;
@@ -30,6 +30,7 @@ struct SequenceBias {
 void penalise_repetition(std::span<float> scores, std::span<const TokenId> history, double penalty, SamplingScratch& scratch);
 /// Forbids every token that would complete an n-gram of length `size` which `history` already holds.
 void forbid_repeated_ngrams(std::span<float> scores, std::span<const TokenId> history, std::size_t size);
+/// Adds the bias of every sequence that the next token could complete.
 void add_sequence_biases(std::span<float> scores, std::span<const TokenId> history, std::span<const SequenceBias> biases);
 /// Forbids these tokens.
 void suppress_tokens(std::span<float> scores, std::span<const TokenId> ids);
@@ -42,8 +43,10 @@ void penalise_length(std::span<float> scores, std::span<const TokenId> ids, doub
 /// Scores become log-probabilities.
 void log_softmax(std::span<float> scores);
 
-/// The filters of sampling. Each keeps at least the `at_least` most probable tokens.
+/// Divides the scores by `temperature`.
 void apply_temperature(std::span<float> scores, double temperature);
+// The filters of sampling: what they do not keep is forbidden. Each keeps at least the `at_least` most probable tokens.
+
 /// Keeps the k highest scores, and those equal to the lowest of them.
 void keep_top_k(std::span<float> scores, std::size_t k, std::size_t at_least, SamplingScratch& scratch);
 /// Nucleus sampling: keeps the most probable tokens that together reach probability p. arXiv:1904.09751.

@@ -8,7 +8,7 @@
 namespace chiasm::inline CHIASM_ABI {
 
 /// x (N, T, D) or (T, D) -> (.., T, heads * v_dim), for the product that comes next. `qkv` makes queries, keys and values of the same width, side by side.
-/// `mask`: empty, or (N, T, T), added to the scores. Where both products are done in bf16, queries, keys and values never are rows of floats; the
+/// `mask`: empty, or (N, T, T), added to the scores. Where the products are done in tiles, queries, keys and values never are rows of floats; the
 /// result is the same. Throws ShapeError, Cancelled.
 Operand self_attention(Context& ctx, const Linear& qkv, const Operand& x, const Attend& attend, View mask = {});
 

@@ -242,7 +242,8 @@ struct GeneratedSequence {
   FinishReason finish_reason = FinishReason::length;
 };
 
-/// Many prompts, each answered with the tokens that it gets alone; all share each pass through the weights, and finished ones drop out.
+/// Many prompts, each answered with the tokens that it gets alone; all share each pass through the weights, and finished ones drop out. (Compute::bf16 and
+/// i8 round the rows of a larger pass in other ways: where two tokens are nearly equal, a batch may then choose the other one.)
 /// With do_sample, each prompt gets num_return_sequences answers, one after the other in the result. When cancelled, what there is
 /// is returned. Throws as Generation.
 std::vector<GeneratedSequence> generate_batch(Context& ctx, const LanguageModel& lm, std::span<const GenerationPrompt> prompts,

@@ -119,8 +119,8 @@ class Pipeline {
   std::shared_ptr<const Parts> parts_;
 };
 
-/// A pipeline for the checkpoint at `path`: a folder, whose config.json says of which family, or a GGUF file, with its mmproj where it has eyes. Throws
-/// FileError, FormatError, ConfigError, WeightError, UnsupportedError.
+/// A pipeline for the checkpoint at `path`: a folder, whose config.json names the family, or a GGUF file, with its mmproj where the model takes pictures.
+/// Throws FileError, FormatError, ConfigError, WeightError, UnsupportedError.
 Pipeline load(const std::string& path, LoadOptions options = {});
 /// The same for a checkpoint that is open already, or in memory; `options.weights` and `options.on_progress` are then those it was opened with.
 Pipeline load(const Checkpoint& checkpoint, LoadOptions options = {});

@@ -8,7 +8,9 @@ inline constexpr std::size_t tile_attention_panels = 20;
 inline constexpr std::size_t tile_attention_rows = tile_attention_panels * panel_tokens;
 inline constexpr std::size_t tile_key_bytes = std::size_t{1} << 19;  // of keys and values that all panels read before the next ones: they stay in L2
 inline constexpr std::size_t score_row = tile_keys + 16;         // 9 lines apart
-inline constexpr float shift_slack = 8.0f;  // a row's largest score may grow by 2^8 before its sums are scaled: f32 has room, and it is rare
+// Exponentials of scores up to this size are taken as they are, and sums are scaled where a row's scores grow by more: f32 and bf16 have room for 2^80 of
+// 2^20 keys and values of 2^20.
+inline constexpr float shift_slack = 80.0f;
 static_assert(tile_keys % kv_block == 0 && tile_depth == kv_block);
 
 struct TileAttentionScratch {  // offsets in bytes
@@ -40,7 +42,7 @@ inline std::size_t tile_attention_scratch_bytes(std::size_t head_dim, std::size_
   return tiles > rows ? tiles : rows;
 }
 
-/// 2^x for x that is at most shift_slack, to 8e-5: a 25th of what rounding to bf16 does. 0 of -inf.
+/// 2^x, to 8e-5: a 25th of what rounding to bf16 does. 0 of -inf.
 CHIASM_ALWAYS_INLINE V short_exponential2(V x) noexcept {
   const V f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
   V p = fma(set1(0.07802452147006989f), f, set1(0.22606715559959412f));
@@ -81,6 +83,30 @@ CHIASM_NOINLINE void pack_value_tiles(const float* v, std::size_t stride, std::s
     }
 }
 
+/// Blocks of keys in eight bits, as those in bf16 lie: two lines of 16 positions become one of pairs.
+CHIASM_NOINLINE void widen_keys(const unsigned char* from, std::size_t blocks, std::size_t head_dim, unsigned char* to) noexcept {
+  const std::size_t lines = round_up(head_dim, 2), deep = round_up(head_dim, tile_depth);
+  for (std::size_t b = 0; b < blocks; ++b, from += kv_key_bytes(KvKind::q8, head_dim))
+    for (std::size_t half = 0; half < 2; ++half) {
+      const V scale = load(reinterpret_cast<const float*>(from) + half * width);
+      const unsigned char* line = from + kv_block * sizeof(float) + half * lines * width;
+      std::size_t d = 0;
+      for (; d < lines; d += 2, line += 2 * width, to += 64)
+        _mm512_store_si512(to, pairs_of(halves_of(mul(scale, load_i8(line)), mul(scale, load_i8(line + width)))));
+      for (; d < deep; d += 2, to += 64) _mm512_store_si512(to, _mm512_setzero_si512());
+    }
+}
+/// The same of values, whose lines are of one position each.
+CHIASM_NOINLINE void widen_values(const unsigned char* from, std::size_t blocks, std::size_t v_dim, unsigned char* to) noexcept {
+  for (std::size_t b = 0; b < blocks; ++b, from += kv_value_bytes(KvKind::q8, v_dim)) {
+    const auto* const scales = reinterpret_cast<const float*>(from);
+    const unsigned char* line = from + kv_block * sizeof(float);
+    for (std::size_t d = 0; d < v_dim; d += width)
+      for (std::size_t in = 0; in < kv_block; in += 2, line += 2 * width, to += 64)
+        _mm512_store_si512(to, pairs_of(halves_of(mul(set1(scales[in]), load_i8(line)), mul(set1(scales[in + 1]), load_i8(line + width)))));
+  }
+}
+
 /// write_kv<true>, whole groups of 16 positions at once.
 inline void write_key_tiles(const KvRows& c) noexcept {
   if (c.kind != KvKind::bf16) return write_kv<true>(c);
@@ -119,7 +145,8 @@ struct TileRowsOf {
   std::size_t a_row, a_next, a_lower;
 };
 
-/// One or two columns of 16 of a product of 16 or 32 rows: c (+)= a b, `depth` tiles deep. Calls `meanwhile` while the tiles multiply.
+/// One or two columns of 16 of a product of 16 or 32 rows: c (+)= a b, `depth` tiles deep. Calls `meanwhile` while the tiles multiply. b passes L1 by, as its
+/// loads ask: scores, sums and queries stay there, where keys and values that were read through it made everything come from L2 (an eighth slower).
 template <bool lower, bool right, class F>
 CHIASM_ALWAYS_INLINE void multiply_columns(const TileRowsOf& rows, const char* b, std::size_t b_next, std::size_t b_column, std::size_t depth, bool accumulate, char* c,
                                            std::size_t c_row, F& meanwhile) noexcept {
@@ -139,11 +166,11 @@ CHIASM_ALWAYS_INLINE void multiply_columns(const TileRowsOf& rows, const char* b
   }
   const char* a = rows.a;
   for (std::size_t k = 0; k < depth; ++k, a += rows.a_next, b += b_next) {
-    _tile_loadd(6, b, 64);
+    _tile_stream_loadd(6, b, 64);
     _tile_loadd(4, a, a_row);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (right) {
-      _tile_loadd(7, b + b_column, 64);
+      _tile_stream_loadd(7, b + b_column, 64);
       _tile_dpbf16ps(1, 4, 7);
     }
     meanwhile();
@@ -161,52 +188,24 @@ CHIASM_ALWAYS_INLINE void multiply_columns(const TileRowsOf& rows, const char* b
   asm volatile("" ::: "memory");
 }
 
-/// 16 rows of a product, two or four columns of 16: c = a b, `depth` tiles deep. A store waits for one tile's products while three others go on, where
-/// multiply_columns has but two: half the depth of a head is no time to wait in.
-template <bool four, class F>
-CHIASM_ALWAYS_INLINE void multiply_short(const char* a, std::size_t a_row, std::size_t a_next, const char* b, std::size_t b_column, std::size_t depth, char* c,
-                                         std::size_t c_row, F& meanwhile) noexcept {
-  const long row = static_cast<long>(c_row);
-  asm volatile("" ::: "memory");  // as above
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (std::size_t k = 0; k < depth; ++k, a += a_next, b += tile_bytes) {
-    _tile_loadd(4, a, static_cast<long>(a_row));
-    _tile_loadd(6, b, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + b_column, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    meanwhile();
-    if constexpr (four) {
-      _tile_loadd(6, b + 2 * b_column, 64);
-      _tile_dpbf16ps(2, 4, 6);
-      _tile_loadd(7, b + 3 * b_column, 64);
-      _tile_dpbf16ps(3, 4, 7);
-      meanwhile();
-    }
-  }
-  _tile_stored(0, c, row);
-  _tile_stored(1, c + 64, row);
-  if constexpr (four) {
-    _tile_stored(2, c + 128, row);
-    _tile_stored(3, c + 192, row);
-  }
-  asm volatile("" ::: "memory");
-}
-
-/// The largest of each of 16 vectors, in their order.
-CHIASM_ALWAYS_INLINE V largest_of_each(V (&m)[width]) noexcept {
+/// Each of 16 vectors folded into one number by `f`, in their order.
+template <V (*f)(V, V)>
+CHIASM_ALWAYS_INLINE V fold_each(V (&m)[width]) noexcept {
   V quads[4];
   CHIASM_UNROLL for (std::size_t i = 0; i < 4; ++i) {
-    const V low = max(_mm512_unpacklo_ps(m[4 * i], m[4 * i + 1]), _mm512_unpackhi_ps(m[4 * i], m[4 * i + 1]));
-    const V high = max(_mm512_unpacklo_ps(m[4 * i + 2], m[4 * i + 3]), _mm512_unpackhi_ps(m[4 * i + 2], m[4 * i + 3]));
-    quads[i] = max(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
+    const V low = f(_mm512_unpacklo_ps(m[4 * i], m[4 * i + 1]), _mm512_unpackhi_ps(m[4 * i], m[4 * i + 1]));
+    const V high = f(_mm512_unpacklo_ps(m[4 * i + 2], m[4 * i + 3]), _mm512_unpackhi_ps(m[4 * i + 2], m[4 * i + 3]));
+    quads[i] = f(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
   }
-  const V low = max(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88), _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
-  const V high = max(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88), _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
-  return max(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+  const V low = f(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88), _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
+  const V high = f(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88), _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
+  return f(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+}
+
+/// sums + the squares of pairs of bf16.
+CHIASM_ALWAYS_INLINE V add_squares(V sums, const char* pairs) noexcept {
+  const auto p = reinterpret_cast<__m512bh>(_mm512_load_si512(pairs));
+  return _mm512_dpbf16_ps(sums, p, p);
 }
 
 /// A row's exponentials, in the place of its scores as bf16.
@@ -275,6 +274,8 @@ class TileAttention {
       begin_ = begin;
       end_ = smaller(begin + at_.range, all.end);
       take_keys();
+      small_panel_ = panels_;
+      if (panels_ >= few_panels) largest_key_ = largest_key();
       attend();
     }
     _tile_release();
@@ -302,6 +303,13 @@ class TileAttention {
     unsigned char* const values = keys + at_.values;
     keys_ = scratch_;
     values_ = scratch_ + at_.values;
+    if (call_.kind == KvKind::q8) {
+      const auto block_of = [this](const void* p, std::size_t head_bytes, std::size_t bytes) {
+        return static_cast<const unsigned char*>(p) + call_.kv_head * head_bytes + begin_ / kv_block * bytes;
+      };
+      widen_keys(block_of(call_.k, call_.k_head, kv_key_bytes(call_.kind, call_.head_dim)), blocks, call_.head_dim, keys);
+      return widen_values(block_of(call_.v, call_.v_head, kv_value_bytes(call_.kind, call_.v_dim)), blocks, call_.v_dim, values);
+    }
     // Of keys that are not there, only those of a tile whose other half is: products read both halves.
     if (count % kv_block != 0 && count % kv_block <= width) __builtin_memset(keys + (2 * blocks - 1) * at_.deep * tile_bytes, 0, at_.deep * tile_bytes);
     pack_key_tiles(static_cast<const float*>(call_.k) + call_.kv_head * call_.k_head + begin_ * call_.k_row, call_.k_row, count, call_.head_dim, keys);
@@ -352,15 +360,8 @@ class TileAttention {
     char* to = reinterpret_cast<char*>(scores(which));
     constexpr std::size_t row = score_row * sizeof(float);
     const std::size_t count = blocks(item);
-    for (std::size_t b = 0; b < count; b += 2, keys += 4 * group, to += 256)
-      for (std::size_t half = 0; half < (lower ? 2 : 1); ++half) {
-        const char* const a = rows.a + half * rows.a_lower;
-        char* const c = to + half * width * row;
-        if (b + 1 < count)
-          multiply_short<true>(a, rows.a_row, rows.a_next, keys, group, at_.deep, c, row, meanwhile);
-        else
-          multiply_short<false>(a, rows.a_row, rows.a_next, keys, group, at_.deep, c, row, meanwhile);
-      }
+    for (std::size_t b = 0; b < count; ++b, keys += 2 * group, to += 128)
+      multiply_columns<lower, true>(rows, keys, tile_bytes, group, at_.deep, false, to, row, meanwhile);
   }
   template <bool lower, class F>
   CHIASM_ALWAYS_INLINE void multiply_values(const TileItem& item, std::size_t which, bool first, F& meanwhile) noexcept {
@@ -416,14 +417,62 @@ class TileAttention {
     }
   }
 
+  /// The largest sum of squares of any key of [begin_, end_).
+  CHIASM_NOINLINE float largest_key() const noexcept {
+    V most = zero();
+    const char* lines = keys_;
+    for (std::size_t key = begin_; key < round_up(end_, kv_block); key += width) {
+      V even = zero(), odd = zero();
+      for (std::size_t i = 0; i < at_.deep * width; i += 2, lines += 128) {
+        even = add_squares(even, lines);
+        odd = add_squares(odd, lines + 64);
+      }
+      most = max(add(even, odd), most);
+    }
+    return _mm512_reduce_max_ps(most);
+  }
+  /// The same of the panel's queries.
+  CHIASM_NOINLINE float largest_query(std::size_t panel) const noexcept {
+    const TileRowsOf at = query_rows(panel);
+    V most = zero();
+    for (std::size_t half = 0; half < rows(panel); half += width) {
+      V sums[width];
+      for (std::size_t r = 0; r < width; ++r) {
+        sums[r] = zero();
+        for (std::size_t k = 0; k < at_.deep; ++k) sums[r] = add_squares(sums[r], at.a + half / width * at.a_lower + r * at.a_row + k * at.a_next);
+      }
+      most = max(fold_each<add>(sums), most);
+    }
+    return _mm512_reduce_max_ps(most);
+  }
+  /// Whether no score of the panel can be larger than shift_slack, by the lengths of its queries and of all keys: rows that have seen nothing yet then get
+  /// their shift, 0, as they would by their largest scores, which nobody has to look for. Worth a sixteenth (attention_bench).
+  CHIASM_NOINLINE bool stays_small(std::size_t panel) noexcept {
+    if (panels_ < few_panels) return false;
+    if (panel != small_panel_) {
+      small_panel_ = panel;
+      is_small_ = largest_query(panel) * largest_key_ <= shift_slack * shift_slack;
+    }
+    if (!is_small_) return false;
+    for (std::size_t half = 0; half < panel_tokens; half += width) {
+      const V now = load(shifts(panel) + half);
+      const __mmask16 fresh = _mm512_cmp_ps_mask(now, set1(minus_infinity), _CMP_EQ_OQ);
+      if ((_mm512_cmp_ps_mask(now, zero(), _CMP_LT_OQ) & ~fresh) != 0) return false;
+      store(shifts(panel) + half, _mm512_mask_blend_ps(fresh, now, zero()));
+    }
+    return true;
+  }
+
   /// Each row's largest score. True where sums are to be scaled by `decay`.
-  CHIASM_NOINLINE bool shift(const TileItem& item, float* scores, float* decay) const noexcept {
+  CHIASM_NOINLINE bool shift(const TileItem& item, float* scores, float* decay) noexcept {
     const KeyRange own = visible_keys(call_, group_, first_row(item.panel), rows(item.panel));
     const bool all_seen = item.key >= own.whole_begin && item.key >= own.begin && item.key + item.keys <= own.whole_end;
     const bool biased = !all_seen || call_.mask != nullptr || call_.distance_bias != nullptr || call_.alibi_slopes != nullptr;
     const std::size_t keys = round_up(item.keys, kv_block), last = keys - kv_block;
     // The block that the keys end in, where nothing else hides any.
     const bool ends = !biased && item.keys != keys;
+    const bool small = call_.mask == nullptr && call_.distance_bias == nullptr && call_.alibi_slopes == nullptr && stays_small(item.panel);
+    if (small && !biased && !ends) return false;
     const std::uint32_t there = (std::uint32_t{1} << (item.keys - last) % kv_block) - 1;
     bool grown = false;
     for (std::size_t half = 0; half < rows(item.panel); half += width) {
@@ -435,6 +484,7 @@ class TileAttention {
           store(row + last, _mm512_mask_blend_ps(static_cast<__mmask16>(there), set1(minus_infinity), load(row + last)));
           store(row + last + width, _mm512_mask_blend_ps(static_cast<__mmask16>(there >> width), set1(minus_infinity), load(row + last + width)));
         }
+        if (small) continue;
         V even = load(row), odd = load(row + width);
         for (std::size_t j = 2 * width; j < keys; j += 2 * width) {
           even = max(even, load(row + j));
@@ -442,10 +492,13 @@ class TileAttention {
         }
         top[r] = max(even, odd);
       }
-      const V most = largest_of_each(top), before = load(shifts(item.panel) + half);
-      // A row that has seen nothing yet has -inf.
-      const __mmask16 grows = _mm512_cmp_ps_mask(most, _mm512_add_ps(before, set1(shift_slack)), _CMP_GT_OQ);
-      const V now = _mm512_mask_blend_ps(grows, before, most);
+      if (small) continue;
+      const V most = fold_each<max>(top), before = load(shifts(item.panel) + half);
+      // A row that has seen nothing yet has -inf, and then 0 where that serves.
+      const __mmask16 grows = _mm512_cmp_ps_mask(most, add(before, set1(shift_slack)), _CMP_GT_OQ);
+      const __mmask16 fresh = _mm512_cmp_ps_mask(before, set1(minus_infinity), _CMP_EQ_OQ);
+      const __mmask16 serves = _mm512_mask_cmp_ps_mask(fresh, _mm512_abs_ps(most), set1(shift_slack), _CMP_LE_OQ);
+      const V now = _mm512_maskz_mov_ps(static_cast<__mmask16>(~serves), _mm512_mask_blend_ps(grows, before, most));
       store(decay + half, _mm512_mask_blend_ps(grows, set1(1.0f), exponential2(sub(before, now))));
       store(shifts(item.panel) + half, now);
       grown = grown || grows != 0;
@@ -594,6 +647,10 @@ class TileAttention {
   char* const scratch_;
   const std::size_t group_, panels_;
   std::size_t packed_panel_[2];  // whose queries lie there
+  static constexpr std::size_t few_panels = 4;  // that do not pay for the lengths of all keys
+  float largest_key_ = 0;
+  std::size_t small_panel_ = 0;  // is_small_ is about it
+  bool is_small_ = false;
   bool begun_[tile_attention_panels] = {};
   const char *keys_ = nullptr, *values_ = nullptr;
   std::size_t begin_ = 0, end_ = 0;  // keys that keys_ and values_ are
@@ -601,14 +658,6 @@ class TileAttention {
 
 inline void attend_tiles(const AttentionCall& call) noexcept {
   if (call.row_begin >= call.row_end) return;
-  if (call.kind == KvKind::q8) {  // in f32, in ranges of rows that its scratch memory is made for
-    AttentionCall part = call;
-    for (; part.row_begin < call.row_end; part.row_begin = part.row_end) {
-      part.row_end = smaller(call.row_end, part.row_begin + attention_rows);
-      if (call.partial != nullptr) part.partial = call.partial + (part.row_begin - call.row_begin) * (call.v_dim + 2);
-      attention(part);
-    }
-  } else if (call.kind == KvKind::bf16 || !attend_few(call, 0)) {
-    TileAttention(call).run();
-  }
+  // A block of eight bits is widened for all rows: up to four read it sooner as it is.
+  if (call.kind == KvKind::bf16 || !attend_few(call, 4)) TileAttention(call).run();
 }

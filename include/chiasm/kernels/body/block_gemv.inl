@@ -1,6 +1,6 @@
-// Products with weights in block formats for few tokens, by activations in f32: a code's k is multiplied by an x that all lanes share. Every product is,
-// for every scale's 16 or 32 k, their sum in two chains, and the sum of those in order: it does not depend on how the work is split, nor on the number
-// of tokens.
+// Products of weights in block formats with activations in f32, for few tokens. A vector holds the same k of several outputs and is multiplied by that k of x.
+// The 16 or 32 k of a scale are summed in two interleaved chains, their sums are added in order of k: the result depends neither on how the work is split nor
+// on the number of tokens.
 
 inline constexpr std::size_t block_streams = 4, block_tokens = 8;  // panels in flight, tokens of one pass
 
@@ -22,8 +22,16 @@ CHIASM_NOINLINE void store_sums(float* sums, std::size_t panels, std::size_t fir
   }
 }
 
-/// Goes through the panels of outputs [begin, end), several far apart at a time: each is a stream of memory that is read strictly forward, and one
-/// stream alone reaches two thirds of the memory's bandwidth. group(first panel, panels, distance).
+/// What unit u is to those units that are read next, on its way from memory; where a block begins, its super-scales, which lie before it, too.
+template <DType kind>
+CHIASM_ALWAYS_INLINE void prefetch_unit(const unsigned char* unit, std::size_t u) noexcept {
+  constexpr PanelFormat format = panel_format(kind);
+  if (format.units > 1 && u % format.units == 0) prefetch(unit - format.header + prefetch_bytes);
+  for (std::size_t byte = 0; byte < format.unit(); byte += 64) prefetch(unit + byte + prefetch_bytes);
+}
+
+/// Calls group(first panel, panels, distance) for all panels of outputs [begin, end), block_streams of them at a time that lie far apart: each is a stream of
+/// memory that is read strictly forward, and one stream alone reaches two thirds of the memory's bandwidth.
 template <class F>
 CHIASM_ALWAYS_INLINE void each_group(std::size_t begin, std::size_t end, F group) noexcept {
   const std::size_t first = begin / panel_outputs, last = (end + panel_outputs - 1) / panel_outputs, apart = (last - first) / block_streams;
@@ -31,7 +39,7 @@ CHIASM_ALWAYS_INLINE void each_group(std::size_t begin, std::size_t end, F group
   for (std::size_t p = first + apart * block_streams; p < last; ++p) group(p, std::size_t{1}, std::size_t{1});
 }
 
-/// All k of some panels times some tokens.
+/// All k of some panels, `stride` bytes apart, times up to block_tokens rows of x: sums [panel][token][16 outputs].
 template <DType kind>
 CHIASM_NOINLINE void multiply_blocks(const unsigned char* weight, std::size_t panels, std::size_t stride, std::size_t depth, const float* x, std::size_t x_stride,
                                      std::size_t tokens, float* sums) noexcept {
@@ -60,7 +68,7 @@ CHIASM_NOINLINE void multiply_blocks(const unsigned char* weight, std::size_t pa
     }
     for (std::size_t p = 0; p < panels; ++p) {
       const unsigned char *const block = weight + p * stride + format.block_at(u), *const unit = weight + p * stride + format.unit_at(u);
-      for (std::size_t byte = 0; byte < format.unit(); byte += 64) prefetch(unit + byte + prefetch_bytes);
+      prefetch_unit<kind>(unit, u);
       for (std::size_t v = 0; v < vectors; ++v) {
         const std::size_t lane = v * width;
         const UnitScales s = scales_of<kind>(block, unit, lane);

@@ -1,19 +1,19 @@
-// Weights in block formats as bf16 tiles: the exact number of the format, rounded to bf16 as a weight in bf16 would be. It is done once for all tokens of
-// a pass. A panel has an output in every lane, a tile a row of k for every output: codes are transposed as bytes, four to a lane, and become numbers row
-// by row, those of up to five bits by a table that is made for each row.
+// From weights in block formats to bf16 tiles: each number is what the format says, exactly, then rounded to bf16 as a weight in a bf16 file is. It is done once
+// for all tokens of a pass. In a panel a vector's lanes are outputs, in a tile each output has a row of k. So the codes are transposed, as groups of four bytes,
+// and then become numbers row by row: codes of up to five bits by looking them up in a table of 32 bf16, which is made anew for each row from its scale.
 
 inline constexpr std::size_t panel_tile = panel_outputs * unit_depth * 2, pair_outputs = 2 * panel_outputs;  // bytes of a panel's tile; outputs of two
 
 CHIASM_ALWAYS_INLINE __m512i bf16_of(V low, V high) noexcept { return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)); }
 
-/// What a table is asked for, or, of more bits than a table has, signed numbers.
+/// Group g of a unit: codes for the table, or, of formats with more bits than the table has entries for, signed numbers.
 template <DType kind, int g>
 CHIASM_ALWAYS_INLINE U bytes_of(const unsigned char* codes) noexcept {
   if constexpr (code_bits(kind) < 6) return codes_of<kind, g>(codes, 0);
   return numbers_of<kind, g>(codes, 0);
 }
 
-/// f(row r, its 32 codes, the 32 codes of row r + 4) for the 16 rows of a unit.
+/// f(r, the 32 codes of row r, those of row r + 4) for all 16 rows of a unit.
 template <DType kind, class F>
 CHIASM_ALWAYS_INLINE void each_row_of_codes(const unsigned char* codes, F f) noexcept {
   // Four groups of four k: lane l of square[i] becomes output 4 l + i.
@@ -31,7 +31,7 @@ CHIASM_ALWAYS_INLINE void each_row_of_codes(const unsigned char* codes, F f) noe
     U both[4];
     transpose_four(c, both);
     const U upper = _mm512_setr_epi64(0, 0, 0x1010101010101010, 0x1010101010101010, 0, 0, 0x1010101010101010, 0x1010101010101010);
-    CHIASM_UNROLL for (std::size_t i = 0; i < 4; ++i) {  // of every other row the second half of a table
+    CHIASM_UNROLL for (std::size_t i = 0; i < 4; ++i) {  // rows r and r + 4 share a table: the codes of r + 4 look into its second half
       first[i] = bit_or(bit_and(both[i], set1_codes(0x0f0f0f0fu)), upper);
       second[i] = bit_or(bit_and(shift_right<4>(both[i]), set1_codes(0x0f0f0f0fu)), upper);
     }
@@ -40,7 +40,7 @@ CHIASM_ALWAYS_INLINE void each_row_of_codes(const unsigned char* codes, F f) noe
     const U d[4] = {bytes_of<kind, 4>(codes), bytes_of<kind, 5>(codes), bytes_of<kind, 6>(codes), bytes_of<kind, 7>(codes)};
     transpose_four(c, first);
     transpose_four(d, second);
-    if constexpr (has_half_scales(kind) && code_bits(kind) < 6)  // the second half of a table
+    if constexpr (has_half_scales(kind) && code_bits(kind) < 6)  // the other 16 k, with a scale of their own, look into the table's second half
       CHIASM_UNROLL for (std::size_t i = 0; i < 4; ++i) second[i] = bit_or(second[i], set1_codes(0x10101010u));
   }
   alignas(64) unsigned char rows[16][32];
@@ -56,7 +56,7 @@ CHIASM_ALWAYS_INLINE void each_row_of_codes(const unsigned char* codes, F f) noe
 template <DType kind>
 CHIASM_NOINLINE void expand_tiles(const unsigned char* panel, std::size_t u, std::size_t units, char* to, std::size_t apart) noexcept {
   constexpr PanelFormat format = panel_format(kind);
-  // What the table's codes stand for.
+  // The table's numbers before scale and minimum.
   const V low = has_codebook(kind) ? load(code_values<kind>.values) : _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const V offset = set1(has_codebook(kind) ? 0.0f : static_cast<float>(code_offset(kind)));
   const V codes = sub(low, offset), upper_codes = code_bits(kind) == 5 ? add(codes, set1(16.0f)) : codes;
@@ -94,7 +94,7 @@ CHIASM_NOINLINE void expand_tiles(const unsigned char* panel, std::size_t u, std
   }
 }
 
-/// Rows [n, n + rows) of W, `depth` k from `k` on, to [tile][16 rows twice][32 k].
+/// Rows [n, n + rows) of W, at most 32, `depth` k from `k` on, to [tile of 32 k][two groups of 16 rows][32 k]; missing rows become zeros.
 template <DType kind>
 CHIASM_NOINLINE void copy_block_tiles(const unsigned char* weight, std::size_t stride, std::size_t n, std::size_t rows, std::size_t k, std::size_t depth,
                                       char* to) noexcept {

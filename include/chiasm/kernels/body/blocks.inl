@@ -1,8 +1,16 @@
-// Weights in block formats, which lie in panels of 16 outputs (core/panel.hpp), become numbers. Lanes are outputs.
+// From the codes of a panel (core/panel.hpp) to numbers. A vector's lanes are outputs.
 
 static_assert(panel_outputs % width == 0);
 
-/// Codes of group g of a unit, outputs [lane, lane + width): four successive k in the bytes of a lane.
+/// f(std::integral_constant<DType, kind>) for every block format, where a table is filled.
+template <class F>
+inline constexpr void each_block_format(F f) noexcept {
+  [&]<std::size_t... i>(std::index_sequence<i...>) {
+    (f(std::integral_constant<DType, static_cast<DType>(float_kinds + i)>()), ...);
+  }(std::make_index_sequence<weight_kinds - float_kinds>());
+}
+
+/// Codes of group g of a unit, of outputs [lane, lane + width): a lane's four bytes are four successive k of its output.
 template <DType kind, int g>
 CHIASM_ALWAYS_INLINE U codes_of(const unsigned char* codes, std::size_t lane) noexcept {
   constexpr int bits = code_bits(kind);
@@ -25,7 +33,7 @@ CHIASM_ALWAYS_INLINE U codes_of(const unsigned char* codes, std::size_t lane) no
 struct CodeBook {
   unsigned char bytes[16];
 };
-/// iq4's values as bytes: signed, or plus 128.
+/// The codebook of iq4_nl and iq4_xs as bytes: signed with flip 0, plus 128 with flip 128.
 template <unsigned flip>
 inline constexpr CodeBook code_book = [] {
   CodeBook book = {};
@@ -33,7 +41,7 @@ inline constexpr CodeBook code_book = [] {
   return book;
 }();
 
-/// The same as signed bytes: code - offset, or what the code stands for.
+/// codes_of() as the signed bytes that are multiplied by the scale: code - offset, or the codebook's value.
 template <DType kind, int g>
 CHIASM_ALWAYS_INLINE U numbers_of(const unsigned char* codes, std::size_t lane) noexcept {
   const U c = codes_of<kind, g>(codes, lane);
@@ -41,7 +49,8 @@ CHIASM_ALWAYS_INLINE U numbers_of(const unsigned char* codes, std::size_t lane) 
   if constexpr (has_codebook(kind)) return look_up(code_book<0>.bytes, c);
   if constexpr (offset == 128) return bit_xor(c, set1_codes(0x80808080u));
   if constexpr (offset == 0) return c;
-  return bit_xor(add_codes(c, set1_codes((128 - offset) * 0x01010101u)), set1_codes(0x80808080u));  // no carry from byte to byte
+  // c - offset in every byte, as (c + 128 - offset) ^ 128: an addition of 32-bit lanes that carries nothing from byte to byte.
+  return bit_xor(add_codes(c, set1_codes((128 - offset) * 0x01010101u)), set1_codes(0x80808080u));
 }
 
 /// Scales and minima of the first and of the second 16 k of a unit.
@@ -77,7 +86,7 @@ CHIASM_ALWAYS_INLINE UnitScales scales_of(const unsigned char* block, const unsi
   return s;
 }
 
-/// What four-bit codes stand for.
+/// The numbers of the sixteen codes of four bits, before the scale.
 struct SixteenValues {
   float values[16];
 };
@@ -88,7 +97,7 @@ inline constexpr SixteenValues code_values = [] {
   return table;
 }();
 
-/// f(k, numbers) for all k of a unit, in a fixed order, the first 16 k before the others.
+/// f(k, a vector of `width` outputs' numbers before scale and minimum) for all k of a unit, in a fixed order, the first 16 k before the others.
 template <DType kind, class F>
 CHIASM_ALWAYS_INLINE void each_number(const unsigned char* codes, std::size_t lane, F f) noexcept {
   if constexpr (code_bits(kind) == 4 && fast_values) {
@@ -144,13 +153,13 @@ CHIASM_NOINLINE void expand_panel(const unsigned char* panel, std::size_t u, std
   }
 }
 
-/// The panels that the last rows came from, expanded: the next rows may begin in the second one.
+/// The two panels that were expanded last: groups of panel_rows rows may begin in the middle of a panel, which the next group then finds here.
 struct ExpandedPanels {
   float* rows;
   const unsigned char* of[2] = {};
 };
 
-/// Rows [n, n + rows) of W, units [u, ...) of `depth` k, as f32 rows that lie `stride` apart; rows up to panel_rows become zeros.
+/// Rows [n, n + rows) of W, `depth` k from `k` on, as f32 rows that lie `stride` apart; further rows up to panel_rows become zeros.
 template <DType kind>
 CHIASM_NOINLINE void copy_block_rows(const unsigned char* weight, std::size_t weight_stride, std::size_t n, std::size_t rows, std::size_t k, std::size_t depth,
                                      std::size_t stride, ExpandedPanels& expanded, float* to) noexcept {

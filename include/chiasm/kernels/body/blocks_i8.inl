@@ -1,9 +1,12 @@
-// Products with weights in block formats by activations of eight bits (quantize.inl): the time is that of reading the weights once, for up to four
-// tokens or so; for many it is the multiplier's. Sums of 16 k are whole numbers, exact; those are scaled and added in order.
+// Products of weights in block formats with activations rounded to eight bits (quantize.inl). Up to about four tokens the time is that of reading the weights;
+// of more it is that of multiplying. Sums over 16 k are exact in integers; they are scaled and added in order of k.
 
+/// Whether dot_four() multiplies numbers of eight bits, in place of the file's codes of few bits.
 template <DType kind>
 inline constexpr bool has_bytes = code_bits(kind) == 8 || has_codebook(kind);
 
+/// Group g as dot_four() multiplies it: codes of few bits as they are; numbers of eight bits signed or, with unsigned_dot, plus 128, which is taken off again
+/// by way of the sum of x.
 template <DType kind, int g>
 CHIASM_ALWAYS_INLINE U factors_of(const unsigned char* codes, std::size_t lane) noexcept {
   if constexpr (has_codebook(kind)) return look_up(code_book<unsigned_dot ? 128u : 0u>.bytes, codes_of<kind, g>(codes, lane));
@@ -12,6 +15,7 @@ CHIASM_ALWAYS_INLINE U factors_of(const unsigned char* codes, std::size_t lane) 
   return codes_of<kind, g>(codes, lane);
 }
 
+/// All k of some panels, `stride` bytes apart, times up to block_tokens rows of quantised x: sums [panel][token][16 outputs].
 template <DType kind>
 CHIASM_NOINLINE void multiply_blocks_i8(const unsigned char* weight, std::size_t panels, std::size_t stride, std::size_t depth, const signed char* x,
                                         std::size_t tokens, float* sums) noexcept {
@@ -24,7 +28,7 @@ CHIASM_NOINLINE void multiply_blocks_i8(const unsigned char* weight, std::size_t
     for (std::size_t p = 0; p < panels; ++p) {
       const unsigned char *const block = weight + p * stride + format.block_at(u), *const unit = weight + p * stride + format.unit_at(u),
                                  *const codes = unit + format.scales;
-      for (std::size_t byte = 0; byte < format.unit(); byte += 64) prefetch(unit + byte + prefetch_bytes);
+      prefetch_unit<kind>(unit, u);
       for (std::size_t lane = 0; lane < panel_outputs; lane += width) {
         const U c0 = factors_of<kind, 0>(codes, lane), c1 = factors_of<kind, 1>(codes, lane), c2 = factors_of<kind, 2>(codes, lane),
                 c3 = factors_of<kind, 3>(codes, lane), c4 = factors_of<kind, 4>(codes, lane), c5 = factors_of<kind, 5>(codes, lane),
@@ -74,21 +78,11 @@ inline void block_gemv_i8(const QuantizedCall& call) noexcept {
 
 /// The entries of a table.
 inline constexpr void add_quantized_products(Table& t) noexcept {
-  const auto index = [](DType kind) { return static_cast<std::size_t>(kind); };
   t.quantized_bytes = quantized_bytes;
   t.quantize = quantize;
-  t.gemv_i8[index(DType::q4_0)] = block_gemv_i8<DType::q4_0>;
-  t.gemv_i8[index(DType::q4_1)] = block_gemv_i8<DType::q4_1>;
-  t.gemv_i8[index(DType::q5_0)] = block_gemv_i8<DType::q5_0>;
-  t.gemv_i8[index(DType::q5_1)] = block_gemv_i8<DType::q5_1>;
-  t.gemv_i8[index(DType::q8_0)] = block_gemv_i8<DType::q8_0>;
-  t.gemv_i8[index(DType::q2_k)] = block_gemv_i8<DType::q2_k>;
-  t.gemv_i8[index(DType::q3_k)] = block_gemv_i8<DType::q3_k>;
-  t.gemv_i8[index(DType::q4_k)] = block_gemv_i8<DType::q4_k>;
-  t.gemv_i8[index(DType::q5_k)] = block_gemv_i8<DType::q5_k>;
-  t.gemv_i8[index(DType::q6_k)] = block_gemv_i8<DType::q6_k>;
-  t.gemv_i8[index(DType::iq4_nl)] = block_gemv_i8<DType::iq4_nl>;
-  t.gemv_i8[index(DType::iq4_xs)] = block_gemv_i8<DType::iq4_xs>;
-  t.gemv_i8[index(DType::q8_row)] = block_gemv_i8<DType::q8_row>;
+  each_block_format([&](auto format) {
+    constexpr DType kind = decltype(format)::value;
+    t.gemv_i8[static_cast<std::size_t>(kind)] = block_gemv_i8<kind>;
+  });
   t.i8_tokens = static_cast<std::size_t>(-1);
 }

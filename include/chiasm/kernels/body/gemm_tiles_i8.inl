@@ -111,7 +111,7 @@ struct alignas(64) I8Columns {
 /// units work beside the tile unit.
 struct I8Epilogue {
   void (*token)(const I8Epilogue& e, std::size_t t) noexcept = nullptr;
-  const std::int32_t* product = nullptr;  // [32 tokens][32 outputs]
+  std::int32_t* product = nullptr;  // [32 tokens][32 outputs]
   const float* token_scales = nullptr;
   float* sums = nullptr;  // of the slabs before; the gate's whole sums, if there is one, lie behind
   bool first = false;     // there are none before
@@ -146,6 +146,49 @@ inline void finish_row(const I8Epilogue& e, std::size_t t) noexcept {
     if (e.out->residual != nullptr) y = add(y, _mm512_maskz_loadu_ps(there, e.out->residual + row * e.out->residual_stride + output));
     _mm512_mask_storeu_ps(e.out->y + row * e.out->stride + output, there, y);
   }
+}
+
+/// 16 tokens' outputs as what attention reads.
+CHIASM_NOINLINE void put_heads(const I8Epilogue& e, std::size_t first) noexcept {
+  const HeadsOutput& to = *e.out->heads;
+  const auto* const numbers = reinterpret_cast<const float*>(e.product) + first * i8_outputs;
+  const std::size_t token = e.panel * panel_tokens + first, tokens = e.panel * panel_tokens + e.tokens;
+  const auto begin = static_cast<std::size_t>(std::countr_zero(e.columns->there)), end = i8_outputs - static_cast<std::size_t>(std::countl_zero(e.columns->there));
+  if (to.kind == HeadsOutput::Kind::keys) {
+    V pairs[width];
+    CHIASM_UNROLL for (std::size_t i = 0; i < width; ++i) pairs[i] = _mm512_castsi512_ps(bf16_of_32(numbers + i * i8_outputs, i8_outputs));
+    transpose(pairs);
+    const std::size_t k = e.columns->output + begin;
+    std::size_t head = static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(to.head_dim), d = k - head * to.head_dim;
+    for (std::size_t n = begin; n < end; n += 2) {  // heads have an even width
+      put_keys(to, token, tokens, head, d, _mm512_castps_si512(pairs[n / 2]));
+      if ((d += 2) != to.head_dim) continue;
+      ++head;
+      d = 0;
+    }
+    return;
+  }
+  for (std::size_t n = 0; n < i8_outputs; n += width) {
+    const std::size_t from = largest_of(begin, n), last = smaller(end, n + width);
+    if (from >= last) continue;
+    const HeadStretches stretches(to.head_dim, e.columns->output + from, from - n, last - n);
+    V rows[width];
+    CHIASM_UNROLL for (std::size_t i = 0; i < width; ++i) rows[i] = load(numbers + i * i8_outputs + n);
+    if (to.kind == HeadsOutput::Kind::values)
+      put_values(to, token, tokens, stretches, rows);
+    else
+      put_queries(to, token, tokens, stretches, rows);
+  }
+}
+
+/// To heads, 16 tokens at once: until the last of them is there, they wait in the place of their products.
+inline void finish_heads(const I8Epilogue& e, std::size_t t) noexcept {
+  const V scale = set1(e.token_scales[t]);
+  for (std::size_t v = 0; v < i8_outputs; v += width) {
+    const std::size_t at = t * i8_outputs + v;
+    store(reinterpret_cast<float*>(e.product) + at, fma(scaled_sums(e, at, scale), load(e.columns->scale[0] + v), load(e.columns->bias[0] + v)));
+  }
+  if (t % width == width - 1 || t + 1 == e.tokens) put_heads(e, t / width * width);
 }
 
 template <Activation activation, bool gated>
@@ -228,6 +271,7 @@ class I8Product {
       constexpr Activation a = decltype(activation)::value;
       finish_ = call.out.packed == nullptr ? finish_row<a> : call.gate == nullptr ? finish_middle<a, false> : finish_middle<a, true>;
     });
+    if (call.out.heads != nullptr) finish_ = finish_heads;
   }
 
   void run_rows() noexcept {
@@ -374,4 +418,4 @@ inline void tiles_i8_run(const GemmCall& call) noexcept {
   _tile_release();
 }
 
-inline constexpr Gemm tiles_i8 = {panel_tokens, i8_outputs, tile_output_block, sizeof(I8Product::Scratch), tiles_i8_packed_bytes, tiles_i8_pack, tiles_i8_run, tiles_i8_slab_depth, tiles_i8_unpack};
+inline constexpr Gemm tiles_i8 = {panel_tokens, i8_outputs, tile_output_block, sizeof(I8Product::Scratch), tiles_i8_packed_bytes, tiles_i8_pack, tiles_i8_run, tiles_i8_slab_depth, tiles_i8_unpack, true};

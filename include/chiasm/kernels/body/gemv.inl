@@ -63,8 +63,8 @@ CHIASM_NOINLINE void dot_streams(const GemvCall& call, std::size_t token) noexce
 
 template <DType kind>
 inline void gemv(const GemvCall& call) noexcept {
-  // Few rows at a time, so that the second group of tokens finds them in the cache.
-  constexpr std::size_t rows = 32;
+  // Few rows at a time, so that the second group of tokens finds them in the cache; whole groups of streams.
+  constexpr std::size_t rows = 36;
   GemvCall part = call;
   for (std::size_t n = call.output_begin; n < call.output_end; n = part.output_end) {
     part.output_begin = n;

@@ -35,18 +35,23 @@ inline void write_kv(const KvRows& c) noexcept {
       }
     } else if (c.kind == KvKind::q8) {
       if (in == 0) __builtin_memset(block, 0, bytes);
-      float most = 0.0f, all = 0.0f;
-      for (std::size_t d = 0; d < c.width; ++d) {
-        const float size = __builtin_fabsf(row[d]);
-        most = size > most ? size : most;
-        all += row[d] * 0.0f;  // NaN, should one be no number
+      V top = zero(), strange = zero();  // NaN, should a number be none
+      for (std::size_t d = 0; d < c.width; d += width) {
+        const V numbers = load_some(row + d, smaller(width, c.width - d));
+        top = max(top, absolute(numbers));
+        strange = fma(numbers, zero(), strange);
       }
-      const float scale = most / 127.0f + all, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+      const float scale = reduce_max(top) / 127.0f + reduce_add(strange);
       __builtin_memcpy(block + in * sizeof(float), &scale, sizeof scale);
-      for (std::size_t d = 0; d < c.width; ++d) {
-        const float number = row[d] * inverse;
-        const bool fits = number >= -127.5f && number <= 127.5f;  // not of NaN, nor of numbers so small that 1 / scale is infinite
-        block[q8_place<keys>(c.width, in, d)] = static_cast<unsigned char>(fits ? static_cast<int>(number + (number < 0.0f ? -0.5f : 0.5f)) : scale == scale ? 0 : 1);
+      const V inverse = set1(scale >= 0x1p-126f ? 1.0f / scale : 0.0f);  // of smaller ones it is infinite
+      for (std::size_t d = 0; d < c.width; d += 16) {
+        float codes[16];
+        for (std::size_t j = 0; j < 16; j += width) {
+          const V numbers = d + j < c.width ? load_some(row + d + j, smaller(width, c.width - d - j)) : zero();
+          store(codes + j, scale == scale ? round_even(mul(numbers, inverse)) : set1(1.0f));
+        }
+        unsigned char* const to = block + q8_place<keys>(c.width, in, d);
+        for (std::size_t j = 0; j < (keys ? smaller(16, c.width - d) : 16); ++j) to[keys ? j * 16 : j] = static_cast<unsigned char>(static_cast<int>(codes[j]));
       }
     } else {
       __builtin_memcpy(block + in * c.width * sizeof(float), row, c.width * sizeof(float));

@@ -1,6 +1,6 @@
-// Activations of eight bits: 32 k share a scale, the largest of them becomes 127 or -127.
-//   a row of quantised x: [unit of 32 k][32] signed bytes, then of every unit four floats: the scale, and the scale times the sum of the first 16
-//   bytes, of the other 16, of all (what offsets and minima of weights are multiplied by)
+// Activations rounded to eight bits: 32 k share a scale, by which the largest of them becomes 127 or -127.
+//   a row of quantised x: [unit of 32 k][32] signed bytes, then for every unit four floats: the scale, and the scale times the sum of the first 16
+//   bytes, of the other 16, and of all 32 (by which the weights' offsets and minima are multiplied)
 
 inline std::size_t quantized_bytes(std::size_t tokens, std::size_t depth) noexcept {
   return tokens * round_up(depth, unit_depth) / unit_depth * (unit_depth + 4 * sizeof(float));
@@ -11,7 +11,7 @@ inline void quantize(const float* x, std::size_t stride, std::size_t tokens, std
   for (std::size_t t = 0; t < tokens; ++t) {
     auto* const codes = static_cast<signed char*>(quantized) + t * row;
     auto* const scales = reinterpret_cast<float*>(codes + units * unit_depth);
-    V strange = zero();  // NaN where x is not finite
+    V strange = zero();  // becomes NaN where x is not finite
     for (std::size_t u = 0; u < units; ++u) {
       V values[unit_depth / width];
       V top = zero();

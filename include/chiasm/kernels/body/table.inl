@@ -1,16 +1,16 @@
 // The table of a tier whose bodies are all in the vector vocabulary.
 
-template <DType kind>
-inline constexpr void add_block_products(Table& t) noexcept {
-  constexpr auto index = static_cast<std::size_t>(kind);
-  for (Gemm(&row)[weight_kinds] : t.gemm) row[index] = gemm_of<kind>;
-  t.gemv[index] = block_gemv<kind>;
+/// Up to so many tokens gemv is the faster one (quant_bench). Gemm converts a weight once for all tokens, but always multiplies whole vectors of them.
+inline constexpr std::size_t most_gemv_tokens(DType kind) noexcept {
+  if (width < 8) return 4;
+  if (is_block_format(kind)) return width > 8 ? 36 : 24;
+  return kind != DType::f32 ? 28 : width > 8 ? 36 : 32;
 }
 
 inline constexpr Table make_table(Isa isa) noexcept {
   Table t;
   t.isa = isa;
-  for (Gemm(&row)[weight_kinds] : t.gemm) {
+  for (Gemm(&row)[product_kinds] : t.gemm) {
     row[0] = gemm_of<DType::f32>;
     row[1] = gemm_of<DType::f16>;
     row[2] = gemm_of<DType::bf16>;
@@ -18,20 +18,13 @@ inline constexpr Table make_table(Isa isa) noexcept {
   t.gemv[0] = gemv<DType::f32>;
   t.gemv[1] = gemv<DType::f16>;
   t.gemv[2] = gemv<DType::bf16>;
-  add_block_products<DType::q4_0>(t);
-  add_block_products<DType::q4_1>(t);
-  add_block_products<DType::q5_0>(t);
-  add_block_products<DType::q5_1>(t);
-  add_block_products<DType::q8_0>(t);
-  add_block_products<DType::q2_k>(t);
-  add_block_products<DType::q3_k>(t);
-  add_block_products<DType::q4_k>(t);
-  add_block_products<DType::q5_k>(t);
-  add_block_products<DType::q6_k>(t);
-  add_block_products<DType::iq4_nl>(t);
-  add_block_products<DType::iq4_xs>(t);
-  add_block_products<DType::q8_row>(t);
-  for (std::size_t& tokens : t.gemv_tokens) tokens = width < 8 ? 4 : 16;  // where gemm, which converts a weight once for many, is as fast (quant_bench)
+  each_block_format([&](auto format) {
+    constexpr DType kind = decltype(format)::value;
+    for (Gemm(&row)[product_kinds] : t.gemm) row[static_cast<std::size_t>(kind)] = gemm_of<kind>;
+    t.gemv[static_cast<std::size_t>(kind)] = block_gemv<kind>;
+  });
+  for (std::size_t (&tokens)[weight_kinds] : t.gemv_tokens)
+    for (std::size_t kind = 0; kind < weight_kinds; ++kind) tokens[kind] = most_gemv_tokens(static_cast<DType>(kind));
   for (Attention& a : t.attention) a = {attention_rows, attention_scratch_bytes, attention, combine_parts};
   t.kv = {write_kv<true>, write_kv<false>, read_kv<true>, read_kv<false>};
   t.softmax = softmax;

@@ -101,20 +101,26 @@ CHIASM_ALWAYS_INLINE void each_run(const HeadsOutput& to, std::size_t token, std
 struct HeadStretch {
   std::size_t lane, count, head, d;
 };
-/// Of `count` outputs from k on, up to 16. Returns how many stretches there are.
-CHIASM_ALWAYS_INLINE std::size_t head_stretches(std::size_t head_dim, std::size_t k, std::size_t count, HeadStretch (&stretches)[width]) noexcept {
-  std::size_t head = static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(head_dim), d = k - head * head_dim, found = 0;
-  for (std::size_t lane = 0; lane < count;) {
-    const std::size_t together = smaller(smaller(width - d % width, head_dim - d), count - lane);
-    stretches[found++] = {lane, together, head, d};
-    lane += together;
-    d += together;
-    if (d != head_dim) continue;
-    ++head;
-    d = 0;
+struct HeadStretches {
+  HeadStretch all[width];
+  std::size_t count = 0;
+
+  /// Of lanes [lane, end), the first of which is output k.
+  CHIASM_ALWAYS_INLINE HeadStretches(std::size_t head_dim, std::size_t k, std::size_t lane, std::size_t end) noexcept {
+    std::size_t head = static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(head_dim), d = k - head * head_dim;
+    while (lane < end) {
+      const std::size_t together = smaller(smaller(width - d % width, head_dim - d), end - lane);
+      all[count++] = {lane, together, head, d};
+      lane += together;
+      d += together;
+      if (d != head_dim) continue;
+      ++head;
+      d = 0;
+    }
   }
-  return found;
-}
+  const HeadStretch* begin() const noexcept { return all; }
+  const HeadStretch* end() const noexcept { return all + count; }
+};
 CHIASM_ALWAYS_INLINE std::uint32_t lanes_mask(std::size_t lane, std::size_t count) noexcept {
   return static_cast<std::uint32_t>(((std::uint64_t{1} << count) - 1) << lane);
 }
@@ -127,86 +133,93 @@ CHIASM_ALWAYS_INLINE void biased_rows(const TileEpilogue& e, std::size_t n, std:
   CHIASM_UNROLL for (std::size_t i = 0; i < width; ++i) rows[i] = add(rows[i], bias);
 }
 
-/// To lines of two dimensions and 16 positions.
-inline void store_keys(const TileEpilogue& e, std::size_t i) noexcept {
-  if (2 * i >= e.outputs) return;
-  const HeadsOutput& to = *e.out->heads;
-  const std::size_t k = e.output + 2 * i, head = static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(to.head_dim), d = k - head * to.head_dim;
+// Of 16 tokens from `token` on, of which `tokens` is the last one's end: outputs as keys, values or queries.
+
+/// To lines of two dimensions and 16 positions: dimensions d and d + 1 of a head, as pairs.
+CHIASM_ALWAYS_INLINE void put_keys(const HeadsOutput& to, std::size_t token, std::size_t tokens, std::size_t head, std::size_t d, __m512i pairs) noexcept {
   const std::size_t block = kv_key_bytes(KvKind::bf16, to.head_dim);
-  const V even = set1(e.out->bias == nullptr ? 0.0f : e.out->bias[k]), odd = set1(e.out->bias == nullptr ? 0.0f : e.out->bias[k + 1]);
-  for (std::size_t v = 0; v < e.vectors; ++v) {
-    const float* const at = e.product + (2 * i * e.vectors + v) * width;
-    const __m512i pairs = pairs_of(add(load(at), even), add(load(at + e.vectors * width), odd));
-    each_run(to, e.panel * panel_tokens + v * width, e.tokens, [&](std::size_t lane, std::size_t count, std::size_t bytes, std::size_t position) noexcept {
-      unsigned char* const half = to.data + bytes + head * to.head_bytes + position / kv_block * block + position % kv_block / width * (block / 2);
-      const auto line = [&](std::size_t at_d) noexcept { return half + at_d / tile_depth * tile_bytes + at_d % tile_depth / 2 * 64 + position % width * 4 - lane * 4; };
-      const auto there = static_cast<__mmask16>(lanes_mask(lane, count));
-      _mm512_mask_storeu_epi32(line(d), there, pairs);
-      if (d + 2 == to.head_dim)
-        for (std::size_t none = to.head_dim; none % tile_depth != 0; none += 2) _mm512_mask_storeu_epi32(line(none), there, _mm512_setzero_si512());
-    });
-  }
+  each_run(to, token, tokens, [&](std::size_t lane, std::size_t count, std::size_t bytes, std::size_t position) noexcept {
+    unsigned char* const half = to.data + bytes + head * to.head_bytes + position / kv_block * block + position % kv_block / width * (block / 2);
+    const auto line = [&](std::size_t at_d) noexcept { return half + at_d / tile_depth * tile_bytes + at_d % tile_depth / 2 * 64 + position % width * 4 - lane * 4; };
+    const auto there = static_cast<__mmask16>(lanes_mask(lane, count));
+    _mm512_mask_storeu_epi32(line(d), there, pairs);
+    if (d + 2 == to.head_dim)
+      for (std::size_t none = to.head_dim; none % tile_depth != 0; none += 2) _mm512_mask_storeu_epi32(line(none), there, _mm512_setzero_si512());
+  });
 }
 
-/// To lines of 16 dimensions and two positions.
-inline void store_values(const TileEpilogue& e, std::size_t i) noexcept {
-  const std::size_t n = 2 * i;
-  if (n % width != 0 || n >= e.outputs) return;
-  const HeadsOutput& to = *e.out->heads;
+/// To lines of 16 dimensions and two positions: a row of outputs for each token.
+CHIASM_ALWAYS_INLINE void put_values(const HeadsOutput& to, std::size_t token, std::size_t tokens, const HeadStretches& stretches, const V (&rows)[width]) noexcept {
   const std::size_t block = kv_value_bytes(KvKind::bf16, to.head_dim);
-  HeadStretch stretches[width];
-  const std::size_t found = head_stretches(to.head_dim, e.output + n, smaller(width, e.outputs - n), stretches);
-  for (std::size_t v = 0; v < e.vectors; ++v) {
-    V rows[width];
-    biased_rows(e, n, v, rows);
-    each_run(to, e.panel * panel_tokens + v * width, e.tokens, [&](std::size_t lane, std::size_t count, std::size_t bytes, std::size_t first) noexcept {
-      for (std::size_t position = first, last = first + count; position < last;) {
-        const V* const row = rows + (lane + position - first);
-        const bool odd = position % 2 != 0, both = !odd && position + 1 < last;
-        const __m512i pairs = odd ? pairs_of(zero(), row[0]) : pairs_of(row[0], both ? row[1] : zero());
-        const std::uint32_t positions = both ? 0xffffffffu : odd ? 0xaaaaaaaau : 0x55555555u;
-        for (const HeadStretch* s = stretches; s < stretches + found; ++s) {
-          unsigned char* const line = to.data + bytes + s->head * to.head_bytes + position / kv_block * block + s->d / width * tile_bytes + position % kv_block / 2 * 64;
-          _mm512_mask_storeu_epi16(line + s->d % width * 4 - s->lane * 4, positions & lanes_mask(2 * s->lane, 2 * s->count), pairs);
-        }
-        position += both ? 2 : 1;
+  each_run(to, token, tokens, [&](std::size_t lane, std::size_t count, std::size_t bytes, std::size_t first) noexcept {
+    for (std::size_t position = first, last = first + count; position < last;) {
+      const V* const row = rows + (lane + position - first);
+      const bool odd = position % 2 != 0, both = !odd && position + 1 < last;
+      const __m512i pairs = odd ? pairs_of(zero(), row[0]) : pairs_of(row[0], both ? row[1] : zero());
+      const std::uint32_t positions = both ? 0xffffffffu : odd ? 0xaaaaaaaau : 0x55555555u;
+      for (const HeadStretch& s : stretches) {
+        unsigned char* const line = to.data + bytes + s.head * to.head_bytes + position / kv_block * block + s.d / width * tile_bytes + position % kv_block / 2 * 64;
+        _mm512_mask_storeu_epi16(line + s.d % width * 4 - s.lane * 4, positions & lanes_mask(2 * s.lane, 2 * s.count), pairs);
       }
-    });
-  }
+      position += both ? 2 : 1;
+    }
+  });
 }
 
 /// To rows of a position each.
-inline void store_queries(const TileEpilogue& e, std::size_t i) noexcept {
+CHIASM_ALWAYS_INLINE void put_queries(const HeadsOutput& to, std::size_t token, std::size_t tokens, const HeadStretches& stretches, const V (&rows)[width]) noexcept {
+  const std::size_t row_bytes = round_up(to.head_dim, tile_depth) * 2;
+  const V scale = set1(to.scale);
+  each_run(to, token, tokens, [&](std::size_t lane, std::size_t count, std::size_t bytes, std::size_t position) noexcept {
+    for (std::size_t j = 0; j < count; ++j) {
+      const __m512i halves = halves_of(mul(rows[lane + j], scale), zero());
+      for (const HeadStretch& s : stretches) {
+        unsigned char* const row = to.data + bytes + s.head * to.head_bytes + (position + j) * row_bytes;
+        _mm512_mask_storeu_epi16(row + s.d * 2 - s.lane * 2, lanes_mask(s.lane, s.count), halves);
+        if (s.d + s.count == to.head_dim && to.head_dim * 2 != row_bytes)
+          _mm512_mask_storeu_epi16(row + to.head_dim * 2, lanes_mask(0, row_bytes / 2 - to.head_dim), _mm512_setzero_si512());
+      }
+    }
+  });
+}
+
+inline void store_keys(const TileEpilogue& e, std::size_t i) noexcept {
+  if (2 * i >= e.outputs) return;
+  const HeadsOutput& to = *e.out->heads;
+  const std::size_t k = e.output + 2 * i, head = static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(to.head_dim);
+  const V even = set1(e.out->bias == nullptr ? 0.0f : e.out->bias[k]), odd = set1(e.out->bias == nullptr ? 0.0f : e.out->bias[k + 1]);
+  for (std::size_t v = 0; v < e.vectors; ++v) {
+    const float* const at = e.product + (2 * i * e.vectors + v) * width;
+    put_keys(to, e.panel * panel_tokens + v * width, e.tokens, head, k - head * to.head_dim, pairs_of(add(load(at), even), add(load(at + e.vectors * width), odd)));
+  }
+}
+
+/// Values or queries, 16 outputs at a time.
+template <HeadsOutput::Kind kind>
+inline void store_head_rows(const TileEpilogue& e, std::size_t i) noexcept {
   const std::size_t n = 2 * i;
   if (n % width != 0 || n >= e.outputs) return;
   const HeadsOutput& to = *e.out->heads;
-  const std::size_t row_bytes = round_up(to.head_dim, tile_depth) * 2;
-  const V scale = set1(to.scale);
-  HeadStretch stretches[width];
-  const std::size_t found = head_stretches(to.head_dim, e.output + n, smaller(width, e.outputs - n), stretches);
+  const HeadStretches stretches(to.head_dim, e.output + n, 0, smaller(width, e.outputs - n));
   for (std::size_t v = 0; v < e.vectors; ++v) {
     V rows[width];
     biased_rows(e, n, v, rows);
-    each_run(to, e.panel * panel_tokens + v * width, e.tokens, [&](std::size_t lane, std::size_t count, std::size_t bytes, std::size_t position) noexcept {
-      for (std::size_t j = 0; j < count; ++j) {
-        const __m512i halves = halves_of(mul(rows[lane + j], scale), zero());
-        for (const HeadStretch* s = stretches; s < stretches + found; ++s) {
-          unsigned char* const row = to.data + bytes + s->head * to.head_bytes + (position + j) * row_bytes;
-          _mm512_mask_storeu_epi16(row + s->d * 2 - s->lane * 2, lanes_mask(s->lane, s->count), halves);
-          if (s->d + s->count == to.head_dim && to.head_dim * 2 != row_bytes)
-            _mm512_mask_storeu_epi16(row + to.head_dim * 2, lanes_mask(0, row_bytes / 2 - to.head_dim), _mm512_setzero_si512());
-        }
-      }
-    });
+    const std::size_t token = e.panel * panel_tokens + v * width;
+    if constexpr (kind == HeadsOutput::Kind::values)
+      put_values(to, token, e.tokens, stretches, rows);
+    else
+      put_queries(to, token, e.tokens, stretches, rows);
   }
 }
 
 /// What stores a product, a piece at a time.
 inline auto tile_store_of(const Output& out) noexcept {
   void (*piece)(const TileEpilogue&, std::size_t) noexcept = store_rows;
-  if (out.heads != nullptr)
-    piece = out.heads->kind == HeadsOutput::Kind::keys ? store_keys : out.heads->kind == HeadsOutput::Kind::values ? store_values : store_queries;
-  else if (out.packed != nullptr)
+  if (out.heads != nullptr) {
+    using Kind = HeadsOutput::Kind;
+    piece = out.heads->kind == Kind::keys ? store_keys : out.heads->kind == Kind::values ? store_head_rows<Kind::values> : store_head_rows<Kind::queries>;
+  } else if (out.packed != nullptr) {
     with_activation(out.activation, [&](auto activation) { piece = store_pair<decltype(activation)::value>; });
+  }
   return piece;
 }

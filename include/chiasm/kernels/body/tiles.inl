@@ -1,5 +1,5 @@
-// The vocabulary of what is done in AMX tiles: their shapes, bf16, and the packed form of x, whose tiles are B: 16 pairs of k by 16 tokens.
-//   packed x: [slab of slab_tiles tiles of 32 k][panel of 32 tokens][tile][16 tokens twice][pair of k][token][2]
+// What all bodies for AMX tiles share: shapes, rounding to bf16, and the packed form of x, whose tiles are B: 16 pairs of k by 16 tokens.
+//   packed x: [slab of slab_tiles tiles][panel of 32 tokens][tile of 32 k][two groups of 16 tokens][pair of k][token][2]
 
 inline constexpr std::size_t tile_depth = 32, tile_bytes = 1024, tile_outputs = 32;
 inline constexpr std::size_t slab_tiles = 16;        // 512 k: a panel of W is 32 KB and stays in L1
@@ -28,7 +28,7 @@ inline std::size_t tiles_packed_bytes(std::size_t tokens, std::size_t depth) noe
   return round_up(tokens, panel_tokens) * round_up(depth, tile_depth) * 2;
 }
 
-/// Where packed x of `depth` keeps k and k + 1 of 16 tokens from `token` on, k even.
+/// Where packed x has k and k + 1, k even, of the 16 tokens from `token` on: a line of 64 bytes.
 CHIASM_ALWAYS_INLINE char* packed_line(void* packed, std::size_t tokens, std::size_t depth, std::size_t k, std::size_t token) noexcept {
   const std::size_t panels = (tokens + panel_tokens - 1) / panel_tokens, tiles = (depth + tile_depth - 1) / tile_depth;
   const std::size_t tile = k / tile_depth, slab = tile / slab_tiles * slab_tiles, of_slab = smaller(slab_tiles, tiles - slab);

@@ -26,36 +26,23 @@ using namespace avx512;  // its vocabulary and bodies: a region may inline what 
 
 #include <chiasm/kernels/body/attention_tiles.inl>
 
-template <DType kind>
-inline constexpr void add_block_tiles(Table& t) noexcept {
-  t.gemm[1][static_cast<std::size_t>(kind)] = tiles_of<kind>;
-  t.gemv_i8[static_cast<std::size_t>(kind)] = block_gemv_tiles<kind>;
-}
-
 inline constexpr Table make_amx_table() noexcept {
   Table t = avx512_vnni::table;
   t.isa = Isa::amx;
   t.gemm[1][0] = tiles_of<DType::f32>;
   t.gemm[1][1] = tiles_of<DType::f16>;
   t.gemm[1][2] = tiles_of<DType::bf16>;
-  add_block_tiles<DType::q4_0>(t);
-  add_block_tiles<DType::q4_1>(t);
-  add_block_tiles<DType::q5_0>(t);
-  add_block_tiles<DType::q5_1>(t);
-  add_block_tiles<DType::q8_0>(t);
-  add_block_tiles<DType::q2_k>(t);
-  add_block_tiles<DType::q3_k>(t);
-  add_block_tiles<DType::q4_k>(t);
-  add_block_tiles<DType::q5_k>(t);
-  add_block_tiles<DType::q6_k>(t);
-  add_block_tiles<DType::iq4_nl>(t);
-  add_block_tiles<DType::iq4_xs>(t);
-  add_block_tiles<DType::q8_row>(t);
-  for (std::size_t kind = 0; kind < weight_kinds; ++kind) t.gemm[2][kind] = t.gemm[1][kind];
+  t.gemm[1][bf16_panels] = tiles_of<DType::bf16, Layout::panels>;
+  each_block_format([&](auto format) {
+    constexpr DType kind = decltype(format)::value;
+    t.gemm[1][static_cast<std::size_t>(kind)] = tiles_of<kind>;
+    t.gemv_i8[static_cast<std::size_t>(kind)] = block_gemv_tiles<kind>;
+  });
+  for (std::size_t kind = 0; kind < product_kinds; ++kind) t.gemm[2][kind] = t.gemm[1][kind];
   t.gemm[2][static_cast<std::size_t>(DType::q8_row)] = tiles_i8;
-  t.gemv_tokens[1] = t.gemv_tokens[2] = 8;  // of f32 and f16
+  for (std::size_t kind = 0; kind < weight_kinds; ++kind) t.gemv_tokens[1][kind] = t.gemv_tokens[2][kind] = 8;
   t.i8_tokens = tile_tokens;
-  t.few = {few_tokens, few_packed_bytes, few_pack, few_run};
+  t.few = {few_tokens, few_packed_bytes, few_pack, few_run, few_run_panels};
   t.attention[1] = t.attention[2] = {tile_attention_rows, tile_attention_scratch_bytes, attend_tiles, combine_parts, true};
   t.kv.write_keys = write_key_tiles;
   t.kv.write_values = write_value_tiles;

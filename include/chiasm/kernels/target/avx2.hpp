@@ -6,6 +6,8 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #if CHIASM_X86
 CHIASM_REGION_BEGIN_AVX2

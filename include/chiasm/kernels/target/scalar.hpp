@@ -5,6 +5,8 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 namespace chiasm::inline CHIASM_ABI {
 namespace kernels::scalar {

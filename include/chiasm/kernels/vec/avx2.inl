@@ -1,7 +1,7 @@
 // Vector vocabulary of AVX2 with FMA and F16C: 8 lanes. See vec/scalar.inl for what the names mean.
 
 using V = __m256;
-inline constexpr std::size_t width = 8, panel_vectors = 2, panel_rows = 6, gemv_streams_of_four = 2;
+inline constexpr std::size_t width = 8, panel_vectors = 2, panel_rows = 6, gemv_streams_of_four = 3;
 
 CHIASM_ALWAYS_INLINE __m256i lanes_below(std::size_t n) noexcept {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

@@ -1,7 +1,7 @@
 // Vector vocabulary of AVX-512 (F, BW, DQ, VL): 16 lanes. See vec/scalar.inl for what the names mean.
 
 using V = __m512;
-inline constexpr std::size_t width = 16, panel_vectors = 2, panel_rows = 14, gemv_streams_of_four = 4;
+inline constexpr std::size_t width = 16, panel_vectors = 2, panel_rows = 14, gemv_streams_of_four = 6;
 
 CHIASM_ALWAYS_INLINE __mmask16 lanes_below(std::size_t n) noexcept { return static_cast<__mmask16>((1u << n) - 1u); }
 
