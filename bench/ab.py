@@ -120,7 +120,9 @@ def main():
     try:
         for side in sides:
             print(f"{side.letter}: {side.title}", flush=True)
+            begin = time.time()
             side.build(options.bench)
+            print(f"   built in {time.time() - begin:.0f} s", flush=True)
         load[0] = os.getloadavg()
         start = time.time()
         for turn in range(options.rounds):

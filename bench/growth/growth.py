@@ -1,4 +1,4 @@
-"""Runs growth_bench and draws its curves: bench/results/growth.json, and growth_AXIS.png for each axis.
+"""Runs growth_bench and draws its curves: bench/results/growth.json, and growth_AXIS.png for each axis; those of short runs go to build/growth.
 
     sh bench/growth/run.sh                        # all axes, about eight minutes on two quiet cores
     sh bench/growth/run.sh --short                # less of each, about a minute
@@ -12,7 +12,6 @@ import os
 import pathlib
 import platform
 import subprocess
-import sys
 import time
 
 import matplotlib
@@ -45,18 +44,19 @@ def processor():
 def run(options, json_file):
     for command in (["cmake", "--preset", "release"], ["cmake", "--build", "--preset", "release", "--target", "growth_bench"]):
         if not options.program:
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(command, cwd=ROOT, check=True)
     program = options.program or ROOT / "build" / "release" / "bench" / "growth_bench"
     # Other axes of an earlier run stay.
     result = json.loads(json_file.read_text()) if json_file.exists() and options.axes else {"axes": {}}
     for axis in options.axes or AXES:
+        print(f"{axis}: ", end="", flush=True)
         start, load = time.time(), os.getloadavg()
         command = [str(program), axis] + (["--short"] if options.short else [])
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         machine, *rows = (json.loads(line) for line in done.stdout.splitlines())
         result["axes"][axis] = {"machine": f"{processor()}, {machine['isa']}, {machine['threads']} threads", "date": time.strftime("%Y-%m-%d"), "short": options.short,
                                 "load": [load[0], os.getloadavg()[0]], "rows": rows}
-        print(f"{axis}: {time.time() - start:.0f} s, load average {load[0]:.1f} before, {os.getloadavg()[0]:.1f} after", flush=True)
+        print(f"{time.time() - start:.0f} s, load average {load[0]:.1f} before, {os.getloadavg()[0]:.1f} after", flush=True)
     json_file.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
@@ -99,8 +99,9 @@ def main():
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--draw", action="store_true", help="run nothing")
     parser.add_argument("--program", help="growth_bench, where it is built already")
-    parser.add_argument("--results", type=pathlib.Path, default=ROOT / "bench" / "results", help="folder (default: %(default)s)")
+    parser.add_argument("--results", type=pathlib.Path, help="folder (default: bench/results, of short runs build/growth)")
     options = parser.parse_args()
+    options.results = options.results or ROOT / ("build/growth" if options.short else "bench/results")
     unknown = [axis for axis in options.axes if axis not in AXES]
     if unknown:
         parser.error(f"no axis '{unknown[0]}'")
@@ -109,7 +110,7 @@ def main():
     result = json.loads(json_file.read_text()) if options.draw else run(options, json_file)
     for axis, measured in result["axes"].items():
         draw(axis, measured, options.results)
-    sys.exit(0)
+    print(f"drawn: {options.results}/growth_*.png")
 
 
 if __name__ == "__main__":

@@ -92,9 +92,9 @@ void print(const std::string& axis, const std::string& series, double x, double 
   std::fflush(stdout);
 }
 
-std::unique_ptr<const Decoder> decoder(DecoderConfig c, DType weights) {
+std::unique_ptr<const Decoder> decoder(DecoderConfig c, DType weights, Compute compute) {
   c.rope.max_position_embeddings = 16384;
-  return std::make_unique<const Decoder>(random_decoder(c, weights, RandomWeights(1, shapes::period)), c);
+  return std::make_unique<const Decoder>(shapes::laid_out(random_decoder(c, weights, RandomWeights(1, shapes::period)), compute), c);
 }
 
 std::vector<TokenId> prompt(std::size_t length) {
@@ -136,8 +136,8 @@ constexpr std::size_t layers = 4;  // of TinyLlama's 22, where their number chan
 
 /// The prompt's length: seconds and memory for a token of it.
 void prefill(const Settings& set) {
-  const auto lm = decoder(shapes::llama_1b(layers), DType::bf16);
-  for (const Compute compute : {Compute::f32, Compute::bf16})
+  for (const Compute compute : {Compute::f32, Compute::bf16}) {
+    const auto lm = decoder(shapes::llama_1b(layers), DType::bf16, compute);
     for (std::size_t length = 128; length <= (set.is_short ? 2048u : 8192u); length *= 2) {
       const Peak peak;
       Context ctx = make_context(set.pool, compute);
@@ -146,12 +146,13 @@ void prefill(const Settings& set) {
       const Times times = measure(set.seconds, [&] { read(ctx, *lm, ids, cache); });
       print("prefill", text(compute), static_cast<double>(length), static_cast<double>(length), times, peak.bytes());
     }
+  }
 }
 
 /// Positions before it: seconds for one more token, and the memory of all.
 void decode(const Settings& set) {
-  const auto lm = decoder(shapes::llama_1b(layers), DType::bf16);
-  for (const Compute compute : {Compute::f32, Compute::bf16})
+  for (const Compute compute : {Compute::f32, Compute::bf16}) {
+    const auto lm = decoder(shapes::llama_1b(layers), DType::bf16, compute);
     for (std::size_t length = 128; length <= 8192; length *= 2) {
       const Peak peak;
       Context ctx = make_context(set.pool, compute);
@@ -160,11 +161,12 @@ void decode(const Settings& set) {
       const Times times = measure(set.seconds, [&] { step(ctx, *lm, caches); });
       print("decode", text(compute), static_cast<double>(length), 1, times, peak.bytes());
     }
+  }
 }
 
 /// The answer's length: each 64 tokens of a long one, as they come.
 void answer(const Settings& set) {
-  const auto lm = decoder(shapes::llama_1b(layers), DType::bf16);
+  const auto lm = decoder(shapes::llama_1b(layers), DType::bf16, Compute::f32);
   const Peak peak;
   Context ctx = make_context(set.pool, Compute::f32);
   KvCache cache = lm->new_cache();
@@ -185,10 +187,10 @@ void answer(const Settings& set) {
 /// Pictures of a prompt: a tower, a projector, and the language model that reads them with 32 words.
 void images(const Settings& set) {
   const VitConfig c = shapes::vit_b_224();
-  const Vit vit(shapes::random_vit(c, DType::bf16), c);
-  const Projector projector(shapes::random_projector(c.hidden_size, 2048, DType::bf16), c.hidden_size, 2048, Activation::gelu, true);
-  const auto lm = decoder(shapes::llama_1b(layers), DType::bf16);
-  for (const Compute compute : {Compute::f32, Compute::bf16})
+  for (const Compute compute : {Compute::f32, Compute::bf16}) {
+    const Vit vit(shapes::laid_out(shapes::random_vit(c, DType::bf16), compute), c);
+    const Projector projector(shapes::laid_out(shapes::random_projector(c.hidden_size, 2048, DType::bf16), compute), c.hidden_size, 2048, Activation::gelu, true);
+    const auto lm = decoder(shapes::llama_1b(layers), DType::bf16, compute);
     for (std::size_t count = 1; count <= (set.is_short ? 4u : 16u); count *= 2) {
       const Peak peak;
       Context ctx = make_context(set.pool, compute);
@@ -210,12 +212,13 @@ void images(const Settings& set) {
       });
       print("images", std::string("to the first token, ") + text(compute), static_cast<double>(count), static_cast<double>(count), whole, peak.bytes());
     }
+  }
 }
 
 /// Sequences that share a step; 256 positions each.
 void batch(const Settings& set) {
   for (const auto& [weights, compute] : {std::pair(DType::f32, Compute::f32), std::pair(DType::bf16, Compute::f32), std::pair(DType::bf16, Compute::bf16)}) {
-    const auto lm = decoder(shapes::llama_1b(layers), weights);
+    const auto lm = decoder(shapes::llama_1b(layers), weights, compute);
     for (const std::size_t count : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u, 10u, 12u, 16u}) {
       if (set.is_short && count > 2 && count % 4 > 1) continue;
       const Peak peak;
@@ -229,7 +232,7 @@ void batch(const Settings& set) {
 }
 
 void threads(const Settings& set) {
-  const auto lm = decoder(shapes::llama_1b(layers), DType::bf16);
+  const auto lm = decoder(shapes::llama_1b(layers), DType::bf16, Compute::f32), rounding = decoder(shapes::llama_1b(layers), DType::bf16, Compute::bf16);
   const std::vector<TokenId> ids = prompt(512);
   for (std::size_t count = 1; count <= set.pool->size(); ++count) {
     const auto pool = std::make_shared<ThreadPool>(count);
@@ -237,7 +240,7 @@ void threads(const Settings& set) {
       const Peak peak;
       Context ctx = make_context(pool, compute);
       KvCache cache = lm->new_cache();
-      const Times reads = measure(set.seconds, [&] { read(ctx, *lm, ids, cache); });
+      const Times reads = measure(set.seconds, [&] { read(ctx, compute == Compute::f32 ? *lm : *rounding, ids, cache); });
       print("threads", std::string("prefill 512, ") + text(compute), static_cast<double>(count), 512, reads, peak.bytes());
     }
     const Peak peak;
@@ -261,12 +264,12 @@ void sizes(const Settings& set) {
     DecoderConfig c = shapes::llama_1b(size.measured);
     c.hidden_size = size.hidden, c.intermediate_size = size.intermediate, c.num_attention_heads = size.heads, c.num_key_value_heads = size.kv_heads;
     c.head_dim = c.rope.dim = size.hidden / size.heads;
-    const auto lm = decoder(c, DType::bf16);
     DecoderConfig whole = c;
     whole.num_hidden_layers = size.layers;
     const double parameters = 1e-9 * (shapes::matrix_size(whole) + static_cast<double>(c.vocab_size * c.hidden_size));
     const double more = static_cast<double>(size.layers) / static_cast<double>(size.measured);
     for (const Compute compute : {Compute::f32, Compute::bf16}) {
+      const auto lm = decoder(c, DType::bf16, compute);
       const Peak peak;
       Context ctx = make_context(set.pool, compute);
       KvCache cache = lm->new_cache();

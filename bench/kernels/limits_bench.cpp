@@ -11,20 +11,15 @@ namespace {
 
 using namespace chiasm;
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 /// Amounts of 1e9 a second, where each thread does `amount` in a call of `work(thread)`.
 template <class Work>
 double rate(Context& ctx, int repeats, double amount, Work work) {
-  double least = 1e30;
-  for (int i = 0; i < repeats; ++i) {
-    const double begin = now();
+  const auto all = [&] {
     ctx.parallel(ctx.threads(), 1, [&](std::size_t first, std::size_t last) {
       for (std::size_t t = first; t < last; ++t) work(t);
     });
-    least = std::min(least, now() - begin);
-  }
-  return 1e-9 * amount * static_cast<double>(ctx.threads()) / least;
+  };
+  return 1e-9 * amount * static_cast<double>(ctx.threads()) / peak::best(repeats, all, peak::wall);
 }
 
 }  // namespace
@@ -51,8 +46,8 @@ int main() {
     add("dram_8_streams", read(peak::read_streams));
   }
   if (has(Isa::amx)) {
-    add("amx_bf16", rate(ctx, 100, 50000 * 4 * 16384.0, [](std::size_t) { peak::tiles_amx(50000); }));
-    add("amx_int8", rate(ctx, 100, 50000 * 4 * 32768.0, [](std::size_t) { peak::tiles_amx_int8(50000); }));
+    add("amx_bf16", rate(ctx, 100, 50000 * 4 * 16384.0, [](std::size_t) { peak::tiles_amx<false>(50000); }));
+    add("amx_int8", rate(ctx, 100, 50000 * 4 * 32768.0, [](std::size_t) { peak::tiles_amx<true>(50000); }));
   }
 #endif
   std::puts((json + "}").c_str());

@@ -18,6 +18,9 @@
 
 namespace peak {
 
+/// Seconds on the wall, for work of several threads.
+inline double wall() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
 /// Seconds that this thread has had a processor: a machine with other work to do then measures the same.
 inline double now() {
 #if defined(__linux__)
@@ -25,18 +28,18 @@ inline double now() {
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 #else
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return wall();
 #endif
 }
 
-/// Seconds of the fastest of `repeats` calls.
+/// Seconds by `clock` of the fastest of `repeats` calls.
 template <class F>
-double best(int repeats, F f) {
+double best(int repeats, F f, double (*clock)() = now) {
   double least = 1e30;
   for (int i = 0; i < repeats; ++i) {
-    const double begin = now();
+    const double begin = clock();
     f();
-    least = std::min(least, now() - begin);
+    least = std::min(least, clock() - begin);
   }
   return least;
 }
@@ -45,54 +48,25 @@ double best(int repeats, F f) {
 inline void keep(const void* p) { asm volatile("" ::"r"(p) : "memory"); }
 
 #if CHIASM_X86
+// Ten sums, so that none waits for its own last multiply-add. The empty asm keeps the compiler from summing them up beforehand.
 CHIASM_REGION_BEGIN_AVX2
 inline void fma_avx2(long n) {
   const __m256 b = _mm256_set1_ps(0.999f);
-  __m256 a0 = b, a1 = b, a2 = b, a3 = b, a4 = b, a5 = b, a6 = b, a7 = b, a8 = b, a9 = b;
+  __m256 sums[10] = {b, b, b, b, b, b, b, b, b, b};
   for (long i = 0; i < n; ++i) {
-    a0 = _mm256_fmadd_ps(a0, b, b);
-    a1 = _mm256_fmadd_ps(a1, b, b);
-    a2 = _mm256_fmadd_ps(a2, b, b);
-    a3 = _mm256_fmadd_ps(a3, b, b);
-    a4 = _mm256_fmadd_ps(a4, b, b);
-    a5 = _mm256_fmadd_ps(a5, b, b);
-    a6 = _mm256_fmadd_ps(a6, b, b);
-    a7 = _mm256_fmadd_ps(a7, b, b);
-    a8 = _mm256_fmadd_ps(a8, b, b);
-    a9 = _mm256_fmadd_ps(a9, b, b);
-    asm volatile("" : "+x"(a0), "+x"(a1), "+x"(a2), "+x"(a3), "+x"(a4), "+x"(a5), "+x"(a6), "+x"(a7), "+x"(a8), "+x"(a9));
+    CHIASM_UNROLL for (__m256& sum : sums) sum = _mm256_fmadd_ps(sum, b, b);
+    CHIASM_UNROLL for (__m256& sum : sums) asm volatile("" : "+x"(sum));
   }
-  a0 = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(a0, a1), _mm256_add_ps(a2, a3)),
-                     _mm256_add_ps(_mm256_add_ps(a4, a5), _mm256_add_ps(a6, a7)));
-  a0 = _mm256_add_ps(a0, _mm256_add_ps(a8, a9));
-  float out[8];
-  _mm256_storeu_ps(out, a0);
-  keep(out);
 }
 CHIASM_REGION_END
 CHIASM_REGION_BEGIN_AVX512
 inline void fma_avx512(long n) {
   const __m512 b = _mm512_set1_ps(0.999f);
-  __m512 a0 = b, a1 = b, a2 = b, a3 = b, a4 = b, a5 = b, a6 = b, a7 = b, a8 = b, a9 = b;
+  __m512 sums[10] = {b, b, b, b, b, b, b, b, b, b};
   for (long i = 0; i < n; ++i) {
-    a0 = _mm512_fmadd_ps(a0, b, b);
-    a1 = _mm512_fmadd_ps(a1, b, b);
-    a2 = _mm512_fmadd_ps(a2, b, b);
-    a3 = _mm512_fmadd_ps(a3, b, b);
-    a4 = _mm512_fmadd_ps(a4, b, b);
-    a5 = _mm512_fmadd_ps(a5, b, b);
-    a6 = _mm512_fmadd_ps(a6, b, b);
-    a7 = _mm512_fmadd_ps(a7, b, b);
-    a8 = _mm512_fmadd_ps(a8, b, b);
-    a9 = _mm512_fmadd_ps(a9, b, b);
-    asm volatile("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5), "+v"(a6), "+v"(a7), "+v"(a8), "+v"(a9));
+    CHIASM_UNROLL for (__m512& sum : sums) sum = _mm512_fmadd_ps(sum, b, b);
+    CHIASM_UNROLL for (__m512& sum : sums) asm volatile("" : "+v"(sum));
   }
-  a0 = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(a0, a1), _mm512_add_ps(a2, a3)),
-                     _mm512_add_ps(_mm512_add_ps(a4, a5), _mm512_add_ps(a6, a7)));
-  a0 = _mm512_add_ps(a0, _mm512_add_ps(a8, a9));
-  float out[16];
-  _mm512_storeu_ps(out, a0);
-  keep(out);
 }
 inline float read_stream(const unsigned char* p, std::size_t bytes) {
   __m512i sum[4] = {};
@@ -121,7 +95,9 @@ struct alignas(64) TileConfig {
   std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   unsigned char rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-inline void tiles_amx(long n) {
+/// Four products of tiles in each of n rounds, in bf16 or in int8.
+template <bool int8>
+void tiles_amx(long n) {
   const TileConfig config;
   asm volatile("" ::"r"(&config) : "memory");
   _tile_loadconfig(&config);
@@ -134,34 +110,21 @@ inline void tiles_amx(long n) {
   _tile_zero(6);
   _tile_zero(7);
   for (long i = 0; i < n; ++i) {
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    if constexpr (int8) {
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbssd(1, 4, 7);
+      _tile_dpbssd(2, 5, 6);
+      _tile_dpbssd(3, 5, 7);
+    } else {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
   }
   _tile_release();
 }
 CHIASM_REGION_END
-__attribute__((target("amx-tile,amx-int8"))) inline void tiles_amx_int8(long n) {
-  const TileConfig config;
-  asm volatile("" ::"r"(&config) : "memory");
-  _tile_loadconfig(&config);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  _tile_zero(6);
-  _tile_zero(7);
-  for (long i = 0; i < n; ++i) {
-    _tile_dpbssd(0, 4, 6);
-    _tile_dpbssd(1, 4, 7);
-    _tile_dpbssd(2, 5, 6);
-    _tile_dpbssd(3, 5, 7);
-  }
-  _tile_release();
-}
 #endif
 
 /// Multiply-adds count twice. GF/s of one thread in f32 (or, with `tiles`, of AMX in bf16); 0 where it is not known.
@@ -170,7 +133,7 @@ inline double flops(chiasm::Isa isa, bool tiles = false) {
   using chiasm::Isa;
   if (isa == Isa::avx2) return 200000 * 10 * 16.0 / best(100, [] { fma_avx2(200000); }) * 1e-9;
   if (isa == Isa::avx512 || (isa == Isa::amx && !tiles)) return 200000 * 10 * 32.0 / best(100, [] { fma_avx512(200000); }) * 1e-9;
-  if (isa == Isa::amx) return 20000 * 4 * 16384.0 / best(100, [] { tiles_amx(20000); }) * 1e-9;
+  if (isa == Isa::amx) return 20000 * 4 * 16384.0 / best(100, [] { tiles_amx<false>(20000); }) * 1e-9;
 #endif
   return 0;
 }

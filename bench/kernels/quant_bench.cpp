@@ -16,17 +16,10 @@ namespace {
 
 using namespace chiasm;
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
+/// Seconds of the fastest of `repeats` calls, on all threads.
 template <class F>
 double best(int repeats, F f) {
-  double least = 1e30;
-  for (int i = 0; i < repeats; ++i) {
-    const double begin = now();
-    f();
-    least = std::min(least, now() - begin);
-  }
-  return least;
+  return peak::best(repeats, f, peak::wall);
 }
 
 /// GB/s of all threads together, each reading eight streams.

@@ -11,14 +11,14 @@ namespace {
 using namespace chiasm;
 
 struct Blip2 {
-  explicit Blip2(DType dtype)
-      : see(shapes::random_vit(shapes::vit_g_224(4), dtype), shapes::vit_g_224(4)),
-        read(random_qformer(QFormerConfig(), dtype, RandomWeights(1, shapes::period)), QFormerConfig()),
-        speak(shapes::random_opt(shapes::opt_2_7b(8), dtype), shapes::opt_2_7b(8)) {
+  Blip2(DType dtype, Compute compute)
+      : see(shapes::laid_out(shapes::random_vit(shapes::vit_g_224(4), dtype), compute), shapes::vit_g_224(4)),
+        read(shapes::laid_out(random_qformer(QFormerConfig(), dtype, RandomWeights(1, shapes::period)), compute), QFormerConfig()),
+        speak(shapes::laid_out(shapes::random_opt(shapes::opt_2_7b(8), dtype), compute), shapes::opt_2_7b(8)) {
     RandomWeights random(3, shapes::period);
     random.add("weight", Shape{2560, 768}, 1 / std::sqrt(768.0), 0, dtype);
     random.add("bias", Shape{2560}, 0.1);
-    project = Linear(random.weights(), 768, 2560);
+    project = Linear(shapes::laid_out(random.weights(), compute), 768, 2560);
   }
 
   static constexpr std::size_t pictures = 1, side = 224, tokens = 16;
@@ -34,10 +34,10 @@ struct Blip2 {
 };
 
 struct OpenFlamingo {
-  explicit OpenFlamingo(DType dtype)
-      : see(shapes::random_vit(shapes::vit_l_224(), dtype), shapes::vit_l_224()),
-        resample(shapes::random_resampler(shapes::open_flamingo_resampler, dtype), shapes::open_flamingo_resampler),
-        speak(std::make_unique<Mpt>(shapes::random_mpt(shapes::mpt_1b(6), dtype), shapes::mpt_1b(6)), shapes::random_gates(shapes::open_flamingo_3b_gate, 6, dtype), {0, 1}) {}
+  OpenFlamingo(DType dtype, Compute compute)
+      : see(shapes::laid_out(shapes::random_vit(shapes::vit_l_224(), dtype), compute), shapes::vit_l_224()),
+        resample(shapes::laid_out(shapes::random_resampler(shapes::open_flamingo_resampler, dtype), compute), shapes::open_flamingo_resampler),
+        speak(std::make_unique<Mpt>(shapes::laid_out(shapes::random_mpt(shapes::mpt_1b(6), dtype), compute), shapes::mpt_1b(6)), shapes::random_gates(shapes::open_flamingo_3b_gate, 6, dtype), {0, 1}) {}
 
   static constexpr std::size_t pictures = 3, side = 224, tokens = 96;
   const LanguageModel& model() const { return speak; }
@@ -56,10 +56,10 @@ struct OpenFlamingo {
 };
 
 struct Idefics {
-  explicit Idefics(DType dtype)
-      : see(shapes::random_vit(shapes::vit_h_224(8), dtype), shapes::vit_h_224(8)),
-        resample(shapes::random_resampler(shapes::idefics_resampler, dtype), shapes::idefics_resampler),
-        speak(std::make_unique<Decoder>(random_decoder(shapes::llama_7b(4), dtype, RandomWeights(1, shapes::period)), shapes::llama_7b(4)),
+  Idefics(DType dtype, Compute compute)
+      : see(shapes::laid_out(shapes::random_vit(shapes::vit_h_224(8), dtype), compute), shapes::vit_h_224(8)),
+        resample(shapes::laid_out(shapes::random_resampler(shapes::idefics_resampler, dtype), compute), shapes::idefics_resampler),
+        speak(std::make_unique<Decoder>(shapes::laid_out(random_decoder(shapes::llama_7b(4), dtype, RandomWeights(1, shapes::period)), compute), shapes::llama_7b(4)),
               shapes::random_gates(shapes::idefics_9b_gate, 1, dtype), {0, 4}) {}
 
   static constexpr std::size_t pictures = 2, side = 224, tokens = 96;
@@ -91,7 +91,7 @@ Tensor pictures(Context& ctx) {
 
 template <class Model>
 void forward(benchmark::State& state, const std::string& name, const std::string& family, DType weights, Compute compute) {
-  const Model& m = measure::only<Model>(family + std::string(chiasm::name(weights)), [&] { return std::make_unique<const Model>(weights); });
+  const Model& m = measure::only<Model>(family + measure::kind_of(chiasm::name(weights), compute), [&] { return std::make_unique<const Model>(weights, compute); });
   Context& ctx = measure::context(compute);
   const Tensor pixels = pictures<Model>(ctx);
   const std::vector<TokenId> ids = prompt<Model>();
@@ -109,7 +109,7 @@ void forward(benchmark::State& state, const std::string& name, const std::string
 
 template <class Model>
 void decode(benchmark::State& state, const std::string& name, const std::string& family, DType weights, Compute compute) {
-  const Model& m = measure::only<Model>(family + std::string(chiasm::name(weights)), [&] { return std::make_unique<const Model>(weights); });
+  const Model& m = measure::only<Model>(family + measure::kind_of(chiasm::name(weights), compute), [&] { return std::make_unique<const Model>(weights, compute); });
   Context& ctx = measure::context(compute);
   const std::vector<TokenId> ids = prompt<Model>(), next = {7};
   const Tensor seen = m.features(ctx, pictures<Model>(ctx));

@@ -23,8 +23,10 @@ struct Run {
 
 const Decoder& decoder(const Run& run) {
   const DecoderConfig c = run.model.config();
-  return measure::only<Decoder>(run.model.name + "/" + run.weights,
-                                [&] { return std::make_unique<const Decoder>(shapes::random_llama(c, run.weights, run.model.tied), c); });
+  return measure::only<Decoder>(run.model.name + "/" + measure::kind_of(run.weights, run.compute), [&] {
+    const Weights weights = shapes::random_llama(c, run.weights, run.model.tied);
+    return std::make_unique<const Decoder>(run.weights == "bf16" ? shapes::laid_out(weights, run.compute) : weights, c);
+  });
 }
 
 std::vector<TokenId> prompt(std::size_t length) {
@@ -66,11 +68,9 @@ void decode(benchmark::State& state, const std::string& name, const Run& run) {
     cache.truncate(run.length);
     benchmark::DoNotOptimize(lm.logits(ctx, lm.forward(ctx, lm.embed(ctx, id), cache)).data());  // (1, 32000)
   });
-  const double bytes = shapes::matrix_bytes(c, run.weights, run.model.tied), limit = measure::memory_rate(ctx);
   measure::add_machine(state, ctx);
+  measure::add_bytes(state, ctx, shapes::matrix_bytes(c, run.weights, run.model.tied), seconds);
   state.SetItemsProcessed(state.iterations());
-  state.counters["GB/s"] = 1e-9 * bytes / seconds;
-  if (limit > 0) state.counters["%memory"] = 1e-7 * bytes / seconds / limit;
 }
 
 const bool registered = [] {

@@ -33,15 +33,16 @@ struct Llava {
   }
 };
 
-const Llava& llava(const std::string& weights) {
-  return measure::only<Llava>("llava_1b/" + weights, [&] {
+const Llava& llava(const std::string& weights, Compute compute) {
+  return measure::only<Llava>("llava_1b/" + measure::kind_of(weights, compute), [&] {
     const VitConfig vision = shapes::vit_l_336();
     const DecoderConfig text = shapes::llama_1b();
     const DType sight = weights == "f32" ? DType::f32 : DType::bf16;
+    const Weights speech = shapes::random_llama(text, weights);
     return std::make_unique<const Llava>(
-        Llava{Vit(shapes::random_vit(vision, sight), vision),
-              Projector(shapes::random_projector(vision.hidden_size, text.hidden_size, sight), vision.hidden_size, text.hidden_size, Activation::gelu, true),
-              Decoder(shapes::random_llama(text, weights), text)});
+        Llava{Vit(shapes::laid_out(shapes::random_vit(vision, sight), compute), vision),
+              Projector(shapes::laid_out(shapes::random_projector(vision.hidden_size, text.hidden_size, sight), compute), vision.hidden_size, text.hidden_size, Activation::gelu, true),
+              Decoder(weights == "bf16" ? shapes::laid_out(speech, compute) : speech, text)});
   });
 }
 
@@ -52,7 +53,7 @@ Tensor picture(Context& ctx) {
 }
 
 void first_token(benchmark::State& state, const std::string& name, const std::string& weights, Compute compute) {
-  const Llava& model = llava(weights);
+  const Llava& model = llava(weights, compute);
   Context& ctx = measure::context(compute);
   const Tensor pixels = picture(ctx);
   KvCache cache = model.speak.new_cache();
@@ -64,7 +65,7 @@ void first_token(benchmark::State& state, const std::string& name, const std::st
 }
 
 void answer(benchmark::State& state, const std::string& name, const std::string& weights, Compute compute) {
-  const Llava& model = llava(weights);
+  const Llava& model = llava(weights, compute);
   Context& ctx = measure::context(compute);
   KvCache cache = model.speak.new_cache();
   model.read(ctx, picture(ctx), cache);

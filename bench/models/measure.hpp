@@ -5,6 +5,7 @@
 
 #include <chiasm/core/context.hpp>
 #include <chiasm/kernels/dispatch.hpp>
+#include <chiasm/nn/matmul.hpp>
 
 #include <benchmark/benchmark.h>
 
@@ -12,6 +13,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace measure {
 
@@ -31,6 +33,11 @@ inline Context& context(Compute compute) {
   };
   static Context f32 = make(Compute::f32), bf16 = make(Compute::bf16), i8 = make(Compute::i8);
   return compute == Compute::f32 ? f32 : compute == Compute::bf16 ? bf16 : i8;
+}
+
+/// What only() should call weights that are laid out for a precision.
+inline std::string kind_of(std::string_view weights, Compute compute) {
+  return std::string(weights) + (weights == "bf16" && chiasm::reads_bf16_panels(compute) ? " in panels" : "");
 }
 
 /// The model called `name`; `make` returns it as a unique_ptr. The one before goes first: two would not fit everywhere.
@@ -93,23 +100,27 @@ inline double memory_rate(Context& ctx) {
   static const double rate = [&] {
     const auto& memory = peak::large();
     const std::size_t share = memory.size() / ctx.threads() / 4096 * 4096;
-    double least = 1e30;
-    for (int i = 0; i < 7; ++i) {
-      const auto begin = std::chrono::steady_clock::now();
+    const auto read = [&] {
       ctx.parallel(ctx.threads(), 1, [&](std::size_t first, std::size_t last) {
         for (std::size_t t = first; t < last; ++t) {
           const float sum = peak::read_streams(memory.data() + t * share, share);
           peak::keep(&sum);
         }
       });
-      least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    }
-    return 1e-9 * static_cast<double>(share * ctx.threads()) / least;
+    };
+    return 1e-9 * static_cast<double>(share * ctx.threads()) / peak::best(7, read, peak::wall);
   }();
   return rate;
 #else
   return 0;
 #endif
+}
+
+/// GB/s of `bytes` that are read once, and the share of what the memory gives, where that is known.
+inline void add_bytes(benchmark::State& state, Context& ctx, double bytes, double seconds) {
+  const double rate = 1e-9 * bytes / seconds, limit = memory_rate(ctx);
+  state.counters["GB/s"] = rate;
+  if (limit > 0) state.counters["%memory"] = 100 * rate / limit;
 }
 
 }  // namespace measure

@@ -11,6 +11,11 @@
 
 namespace shapes {
 
+/// Random weights as loading lays them out for this precision.
+inline chiasm::Weights laid_out(const chiasm::Weights& weights, chiasm::Compute compute) {
+  return chiasm::reads_bf16_panels(compute) ? weights.converting({.bf16_panels = true}) : weights;
+}
+
 /// A prime, so that no two rows of a matrix are alike.
 inline constexpr std::size_t period = 65537;
 

@@ -76,11 +76,9 @@ void decode(benchmark::State& state, const std::string& name, DType weights, Com
   });
   // Of the cross-attention, the matrices of keys and values are not read again.
   const double numbers = static_cast<double>(c.num_decoder_layers) * (block_size(c) + cross_size(c) / 2) + static_cast<double>(c.vocab_size * c.d_model);
-  const double bytes = numbers * static_cast<double>(size_of(weights)), limit = measure::memory_rate(ctx);
   measure::add_machine(state, ctx);
+  measure::add_bytes(state, ctx, numbers * static_cast<double>(size_of(weights)), seconds);
   state.SetItemsProcessed(static_cast<std::int64_t>(beams) * state.iterations());
-  state.counters["GB/s"] = 1e-9 * bytes / seconds;
-  if (limit > 0) state.counters["%memory"] = 1e-7 * bytes / seconds / limit;
 }
 
 const bool registered = [] {

@@ -11,7 +11,7 @@ using namespace chiasm;
 
 struct Model {
   std::string name;
-  std::unique_ptr<const LanguageModel> (*make)(DType weights);
+  std::unique_ptr<const LanguageModel> (*make)(DType weights, Compute compute);
   std::size_t layers, width, vocabulary;  // feed-forward layers are four times as wide
 
   /// Numbers in the matrices that a token goes through.
@@ -19,21 +19,21 @@ struct Model {
   double size() const { return static_cast<double>(layers) * block_size() + static_cast<double>(vocabulary * width); }
 };
 
-std::unique_ptr<const LanguageModel> opt(DType weights) {
+std::unique_ptr<const LanguageModel> opt(DType weights, Compute compute) {
   const OptConfig c = shapes::opt_1_3b();
-  return std::make_unique<const Opt>(shapes::random_opt(c, weights), c);
+  return std::make_unique<const Opt>(shapes::laid_out(shapes::random_opt(c, weights), compute), c);
 }
-std::unique_ptr<const LanguageModel> mpt(DType weights) {
+std::unique_ptr<const LanguageModel> mpt(DType weights, Compute compute) {
   const MptConfig c = shapes::mpt_1b(24);
-  return std::make_unique<const Mpt>(shapes::random_mpt(c, weights), c);
+  return std::make_unique<const Mpt>(shapes::laid_out(shapes::random_mpt(c, weights), compute), c);
 }
-std::unique_ptr<const LanguageModel> neox(DType weights) {
+std::unique_ptr<const LanguageModel> neox(DType weights, Compute compute) {
   const GptNeoxConfig c = shapes::pythia_1_4b();
-  return std::make_unique<const GptNeox>(shapes::random_gpt_neox(c, weights), c);
+  return std::make_unique<const GptNeox>(shapes::laid_out(shapes::random_gpt_neox(c, weights), compute), c);
 }
 
-const LanguageModel& language_model(const Model& model, DType weights) {
-  return measure::only<LanguageModel>(model.name + "/" + std::string(name(weights)), [&] { return model.make(weights); });
+const LanguageModel& language_model(const Model& model, DType weights, Compute compute) {
+  return measure::only<LanguageModel>(model.name + "/" + measure::kind_of(name(weights), compute), [&] { return model.make(weights, compute); });
 }
 
 std::vector<TokenId> prompt(std::size_t length) {
@@ -43,7 +43,7 @@ std::vector<TokenId> prompt(std::size_t length) {
 }
 
 void prefill(benchmark::State& state, const std::string& name, const Model& model, DType weights, Compute compute, std::size_t length) {
-  const LanguageModel& lm = language_model(model, weights);
+  const LanguageModel& lm = language_model(model, weights, compute);
   Context& ctx = measure::context(compute);
   const std::vector<TokenId> ids = prompt(length);
   KvCache cache = lm.new_cache();
@@ -60,7 +60,7 @@ void prefill(benchmark::State& state, const std::string& name, const Model& mode
 }
 
 void decode(benchmark::State& state, const std::string& name, const Model& model, DType weights, Compute compute, std::size_t length) {
-  const LanguageModel& lm = language_model(model, weights);
+  const LanguageModel& lm = language_model(model, weights, compute);
   Context& ctx = measure::context(compute);
   KvCache cache = lm.new_cache();
   (void)lm.forward(ctx, lm.embed(ctx, prompt(length)), cache);
@@ -69,11 +69,9 @@ void decode(benchmark::State& state, const std::string& name, const Model& model
     cache.truncate(length);
     benchmark::DoNotOptimize(lm.logits(ctx, lm.forward(ctx, lm.embed(ctx, id), cache)).data());  // (1, V)
   });
-  const double bytes = model.size() * static_cast<double>(size_of(weights)), limit = measure::memory_rate(ctx);
   measure::add_machine(state, ctx);
+  measure::add_bytes(state, ctx, model.size() * static_cast<double>(size_of(weights)), seconds);
   state.SetItemsProcessed(state.iterations());
-  state.counters["GB/s"] = 1e-9 * bytes / seconds;
-  if (limit > 0) state.counters["%memory"] = 1e-7 * bytes / seconds / limit;
 }
 
 const bool registered = [] {

@@ -7,9 +7,9 @@ namespace {
 
 using namespace chiasm;
 
-/// Weights in bytes are made as loading makes them.
-Weights in(DType weights, Weights (*random)(const VitConfig&, DType), const VitConfig& c) {
-  return weights == DType::q8_row ? random(c, DType::bf16).converting({.kind = WeightKind::i8}) : random(c, weights);
+/// As loading makes them.
+Weights in(DType weights, Compute compute, Weights (*random)(const VitConfig&, DType), const VitConfig& c) {
+  return weights == DType::q8_row ? random(c, DType::bf16).converting({.kind = WeightKind::i8}) : shapes::laid_out(random(c, weights), compute);
 }
 
 struct Encoder {
@@ -26,9 +26,9 @@ Tensor picture(Context& ctx, const VitConfig& c) {
 void llava(benchmark::State& state, const std::string& name, DType weights, Compute compute) {
   const VitConfig c = shapes::vit_l_336();
   static constexpr std::size_t width = 4096;
-  const Encoder& encoder = measure::only<Encoder>("vit_l_336/" + std::string(chiasm::name(weights)), [&] {
-    return std::make_unique<const Encoder>(Encoder{Vit(in(weights, shapes::random_vit, c), c),
-                                                   Projector(in(weights, [](const VitConfig& v, DType dtype) { return shapes::random_projector(v.hidden_size, width, dtype); }, c), c.hidden_size,
+  const Encoder& encoder = measure::only<Encoder>("vit_l_336/" + measure::kind_of(chiasm::name(weights), compute), [&] {
+    return std::make_unique<const Encoder>(Encoder{Vit(in(weights, compute, shapes::random_vit, c), c),
+                                                   Projector(in(weights, compute, [](const VitConfig& v, DType dtype) { return shapes::random_projector(v.hidden_size, width, dtype); }, c), c.hidden_size,
                                                              width, Activation::gelu, true)});
   });
   Context& ctx = measure::context(compute);
@@ -45,7 +45,7 @@ void llava(benchmark::State& state, const std::string& name, DType weights, Comp
 }
 
 void tower(benchmark::State& state, const std::string& name, DType weights, Compute compute, const std::string& model, const VitConfig& c) {
-  const Vit& vit = measure::only<Vit>(model + "/" + std::string(chiasm::name(weights)), [&] { return std::make_unique<const Vit>(in(weights, shapes::random_vit, c), c); });
+  const Vit& vit = measure::only<Vit>(model + "/" + measure::kind_of(chiasm::name(weights), compute), [&] { return std::make_unique<const Vit>(in(weights, compute, shapes::random_vit, c), c); });
   Context& ctx = measure::context(compute);
   const Tensor pixels = picture(ctx, c);
   const double seconds = measure::run(state, name, [&] { benchmark::DoNotOptimize(vit(ctx, pixels).data()); });  // (1, T, D)

@@ -30,9 +30,10 @@ def make(model, kind, folder):
             gguf_files.write_llm(shapes.Llm(width, 256, 1, width // 64, width // 64, 1000, 64), "f16", at / "text.gguf")
 
     if sight:
-        peer.cached(folder, os.path.basename(os.path.dirname(sight)), pictures)
+        peer.cached(folder, os.path.basename(os.path.dirname(sight)), shapes.VIT[model].bytes("f16"), pictures)
     if model in shapes.LLM:
-        peer.cached(folder, os.path.basename(os.path.dirname(text)), lambda at: gguf_files.write_llm(shapes.LLM[model], kind, at / "text.gguf"))
+        shape = shapes.LLM[model]
+        peer.cached(folder, os.path.basename(os.path.dirname(text)), shape.bytes(kind), lambda at: gguf_files.write_llm(shape, kind, at / "text.gguf"))
 
 
 class TextModel:

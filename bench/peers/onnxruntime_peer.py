@@ -125,22 +125,26 @@ def write_llm(shape, path):
 
 def make(model, kind, folder):
     if model in shapes.VIT:
-        floats, int8 = f"onnxruntime-{model}-f32", f"onnxruntime-{model}-int8"
+        shape = shapes.VIT[model]
+
+        def floats():
+            return peer.cached(folder, f"onnxruntime-{model}-f32", shape.bytes("f32"), lambda at: write_vit(shape, at / "model.onnx"))
 
         def quantised(at):
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
-            base = peer.cached(folder, floats, lambda at: write_vit(shapes.VIT[model], at / "model.onnx"))
+            base = floats()
             quantize_dynamic(base / "model.onnx", at / "model.onnx", weight_type=QuantType.QInt8, per_channel=False, op_types_to_quantize=["MatMul"],
                              use_external_data_format=True, extra_options={"DefaultTensorType": 1})  # float
             shutil.rmtree(base)
 
         if kind == "f32":
-            peer.cached(folder, floats, lambda at: write_vit(shapes.VIT[model], at / "model.onnx"))
+            floats()
         else:
-            peer.cached(folder, int8, quantised)
+            peer.cached(folder, f"onnxruntime-{model}-int8", shape.bytes("int8"), quantised)
     if model in shapes.LLM:
-        peer.cached(folder, text_name(model), lambda at: write_llm(shapes.LLM[model], at / "model.onnx"))
+        shape = shapes.LLM[model]
+        peer.cached(folder, text_name(model), shape.bytes("q4_0"), lambda at: write_llm(shape, at / "model.onnx"))
 
 
 def text_name(model):

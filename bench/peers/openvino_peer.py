@@ -49,9 +49,9 @@ def make_vit(shape, name, folder):
         openvino.save_model(model, at / "model.xml")
 
     stem = name.rsplit("-", 1)[0]
-    base = peer.cached(folder, stem + "-f16", float_model)
+    base = peer.cached(folder, stem + "-f16", shape.bytes("f16"), float_model)
     if name.endswith("int8"):
-        peer.cached(folder, name, quantised)
+        peer.cached(folder, name, shape.bytes("int8"), quantised)
 
 
 def make_llm(shape, name, folder):
@@ -81,9 +81,9 @@ def make_llm(shape, name, folder):
         openvino.save_model(model, at / "model.xml")
 
     stem = name.rsplit("-", 1)[0]
-    base = peer.cached(folder, stem + "-f16", float_model)
+    base = peer.cached(folder, stem + "-f16", shape.bytes("f16"), float_model)
     if not name.endswith("f16"):
-        peer.cached(folder, name, compressed)
+        peer.cached(folder, name, shape.bytes("int8" if name.endswith("int8") else "q4_0"), compressed)
 
 
 def stateful(model, shape):

@@ -33,15 +33,21 @@ def memory(field):
         return next(1024 * int(line.split()[1]) for line in status if line.startswith(field + ":"))
 
 
-def cached(folder, name, make):
-    """The folder `name`; `make` fills one that is not there yet. One that was only begun is made again."""
+def cached(folder, name, size, make):
+    """The folder `name`; `make` fills one that is not there yet, with about `size` bytes. One that was only begun is made again."""
     made = pathlib.Path(folder, name)
     if not made.is_dir():
         begun = made.with_name(made.name + ".begun")
         shutil.rmtree(begun, ignore_errors=True)
         begun.mkdir(parents=True)
-        make(begun)
-        begun.rename(made)
+        try:
+            free = shutil.disk_usage(begun).free
+            if free < 1.2 * size + (1 << 28):
+                raise SystemExit(f"{made.name} takes {1e-9 * size:.1f} GB of disk, and {1e-9 * free:.1f} GB are left in {folder}")
+            make(begun)
+            begun.rename(made)
+        finally:  # half a model is of no use, and the disk may be full of it
+            shutil.rmtree(begun, ignore_errors=True)
     return made
 
 

@@ -81,8 +81,26 @@ MEETINGS = {
 }
 # Without AMX: CHIASM_ISA, and llama.cpp built for such a machine.
 TIERS = ("avx512", "avx2")
-TIER_MEETINGS = {"vit_l_336": {"bf16": "f16"}, "vit_b_224": {"bf16": "f16"},
-                 "llama_1b": {"bf16": "f16", "q8_0": "q8_0", "q4_0": "q4_0", "q4_k_m": "q4_k_m"}}
+TIER_MEETINGS = {
+    **{model: {"f32": [("PyTorch", "f32")], "bf16": [("llama.cpp", "f16")]} for model in ("vit_l_336", "vit_b_224")},
+    "llama_1b": {"f32": [("PyTorch", "f32")], "bf16": [("llama.cpp", "f16")], **{kind: [("llama.cpp", kind)] for kind in ("q8_0", "q4_0", "q4_k_m")}},
+}
+# PyTorch as on such a machine: its own kernels, oneDNN's, MKL's.
+TIER_ENVIRONMENTS = {"avx512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+                     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
+
+# What the project wants: the ratio of medians to the best peer, the share of the limit. Of a start: seconds, and memory by the file's size.
+GOALS = {
+    "vit_l_336/encode/bf16": (2.2, None), "vit_l_336/encode/int8": (1.5, None),
+    "vit_b_224/encode/bf16": (2.2, None), "vit_b_224/encode/int8": (1.5, None),
+    "llama_1b/prefill_512/bf16": (2.0, None), "llama_1b/prefill_128/bf16": (1.4, None), "llama_1b/decode_128/bf16": (1.1, 0.8),
+    "llama_1b/decode_128/int8": (1.6, 0.8), "llama_1b/decode_128/q8_0": (1.6, 0.8),
+    "llama_1b/prefill_512/q4_0": (2.0, None), "llama_1b/prefill_128/q4_0": (1.4, None), "llama_1b/decode_128/q4_0": (1.2, 0.85),
+    "llama_1b/decode_128/q4_k_m": (2.5, 0.8), "llama_7b/decode_128/q4_0": (1.9, 0.85),
+    "llava_1b/both/bf16": (2.0, None), "llava_1b/both/q4_0": (2.0, None),
+    **{f"{work}/f32/{tier}": (None, 0.75) for work in ("vit_l_336/encode", "llama_1b/prefill_512") for tier in TIERS},
+    "start/first_token/q4_0": (0.25, 1.1),
+}
 
 
 @dataclasses.dataclass
@@ -111,7 +129,12 @@ class Row:
     @property
     def title(self):
         title, _, works = MODELS[self.model]
-        return f"{title}, {works[self.work][0]}"
+        return f"{title}, {works[self.work][0] if self.work in works else self.work}"
+
+    @property
+    def goal(self):
+        ratio, share = GOALS.get(self.name, (None, None))
+        return ", ".join(filter(None, (ratio and f"{ratio:.1f} x", share and f"{100 * share:.0f} %")))
 
     def ratio(self, peer, of):
         return of(self.others[peer]) / of(self.chiasm)
@@ -120,7 +143,7 @@ class Row:
         return min((peer for peer in self.others if self.others[peer]), key=lambda peer: median(self.others[peer]), default=None)
 
     def show(self, rounds):
-        tokens = MODELS[self.model][2][self.work][1]
+        tokens = MODELS[self.model][2].get(self.work, ("", 0))[1]
         seconds = median(rounds)
         return f"{tokens / seconds:.{0 if tokens / seconds >= 100 else 1}f} tok/s" if tokens else f"{1e3 * seconds:.{0 if seconds >= 0.1 else 1}f} ms"
 
@@ -156,8 +179,8 @@ def rows():
             made += [Row(model, work, weights, peers) for work in MODELS[model][2]]
     for tier in TIERS:
         for model, kinds in TIER_MEETINGS.items():
-            for weights, kind in kinds.items():
-                made += [Row(model, work, weights, [("llama.cpp", kind)], tier) for work in MODELS[model][2]]
+            for weights, peers in kinds.items():
+                made += [Row(model, work, weights, peers, tier) for work in MODELS[model][2]]
     return made
 
 
@@ -209,13 +232,17 @@ class Peer:
                         "--models", options.models]
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", **options.preload}
         if tier:
+            environment |= TIER_ENVIRONMENTS[tier]
             environment["LLAMA_CPP_LIB_PATH"] = environment["MTMD_CPP_LIB"] = str(pathlib.Path(options.llama_cpp, tier))
         self.environment, self.engine, self.kind, self.process, self.versions = environment, engine, kind, None, {}
 
     def make(self):
         if self.engine == "PyTorch":  # has no files
             return
+        print(f"{self.command[2]} for {self.engine} {self.kind}: ", end="", file=sys.stderr, flush=True)
+        begin = time.time()
         made = subprocess.run([*self.command, "--make"], env={**self.environment, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        print("no model" if made.returncode else f"model there after {time.time() - begin:.0f} s", file=sys.stderr, flush=True)
         if made.returncode:
             raise SystemExit(f"{made.stderr}\nno model: {shlex.join([*self.command, '--make'])}")
 
@@ -294,6 +321,16 @@ LIMIT_TITLES = {"fma_avx2": "FMA AVX2 {:.0f} GF/s", "fma_avx512": "FMA AVX-512 {
                 "dram_1_stream": "DRAM, one stream a thread, {:.1f} GB/s", "dram_8_streams": "eight streams {:.1f} GB/s"}
 
 
+def with_sums(rows):
+    """The rows, and behind LLaVA's first token and answer the time of both."""
+    for row in rows:
+        yield row
+        first = next((other for other in rows if other.group == row.group and other.work == "first_token"), None)
+        if row.model == "llava_1b" and row.work == "answer" and first:
+            add = lambda a, b: [{key: x[key] + y[key] for key in ("mean", "best")} for x, y in zip(a, b)]
+            yield Row(row.model, "both", row.weights, row.peers, row.tier, add(first.chiasm, row.chiasm), {peer: add(first.others[peer], row.others[peer]) for peer in row.others})
+
+
 def table(rows, facts):
     versions, limits = facts["versions"], facts["limits"]
     named = ", ".join(f"{name} {versions[key]}" for name, key in (("PyTorch", "torch"), ("transformers", "transformers"), ("OpenVINO", "openvino"), ("NNCF", "nncf"),
@@ -305,11 +342,9 @@ def table(rows, facts):
     if limits:
         lines += ["Limits of the machine, measured in the same run: " + ", ".join(title.format(limits[key]) for key, title in LIMIT_TITLES.items() if limits.get(key))
                   + ".", ""]
-    lines += ["| work | weights | chiasm, median | best of the others, median | ratio of medians | of fastest calls | the others | share of the limit |",
-              "|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        if row.model == "start":
-            continue
+    lines += ["| work | weights | chiasm, median | best of the others, median | ratio of medians | of fastest calls | the others | share of the limit | goal |",
+              "|---|---|---|---|---|---|---|---|---|"]
+    for row in with_sums([row for row in rows if row.model != "start"]):
         peer, share = row.best_peer(), row.share(limits)
         ratios = ["", ""]
         if peer and row.chiasm:
@@ -317,15 +352,16 @@ def table(rows, facts):
         more = ", ".join(f"{' '.join(other)} {row.show(rounds)}" for other, rounds in row.others.items() if other != peer and rounds)
         lines.append(f"| {row.title}{', ' + row.tier if row.tier else ''} | {row.weights} | {row.show(row.chiasm) if row.chiasm else '-'} | "
                      f"{' '.join(peer) + ' ' + row.show(row.others[peer]) if peer else '-'} | {ratios[0]} | {ratios[1]} | {more} | "
-                     f"{f'{100 * share[1]:.0f} % of {share[0]}' if share else ''} |")
+                     f"{f'{100 * share[1]:.0f} % of {share[0]}' if share else ''} | {row.goal} |")
     starts = [row for row in rows if row.model == "start" and any(row.others.values())]
     if starts:
-        lines += ["", "| start | weights | to the first token, median | most memory | of the file |", "|---|---|---|---|---|"]
+        lines += ["", "| start | weights | to the first token, median | most memory | of the file | goal |", "|---|---|---|---|---|---|"]
         for row in starts:
             for name, rounds in (("chiasm", row.chiasm), *((" ".join(peer), rounds) for peer, rounds in row.others.items())):
                 if rounds:
                     memory, file = statistics.median(r["memory"] for r in rounds), rounds[0]["file"]
-                    lines.append(f"| {name} | {row.weights} | {median(rounds):.2f} s | {memory / 1e6:.0f} MB | {memory / file:.2f} x |")
+                    goal = "{:.2f} s, {:.1f} x".format(*GOALS[row.name]) if name == "chiasm" else ""
+                    lines.append(f"| {name} | {row.weights} | {median(rounds):.2f} s | {memory / 1e6:.0f} MB | {memory / file:.2f} x | {goal} |")
     return "\n".join(lines)
 
 
@@ -355,10 +391,18 @@ def drop_large(folder, model):
             shutil.rmtree(made)
 
 
+def pattern(text):
+    try:
+        re.compile(text)
+    except re.error as problem:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {problem}")
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="", metavar="REGEX", help="only rows whose name matches, such as llama_1b/decode or bf16")
-    parser.add_argument("--peers", default="", metavar="REGEX", help="only peers whose name matches, such as 'OpenVINO|llama' or 'int8'")
+    parser.add_argument("--rows", type=pattern, default="", metavar="REGEX", help="only rows whose name matches, such as llama_1b/decode or bf16")
+    parser.add_argument("--peers", type=pattern, default="", metavar="REGEX", help="only peers whose name matches, such as 'OpenVINO|llama' or 'int8'")
     parser.add_argument("--list", action="store_true", help="print the rows' names and end")
     parser.add_argument("--programs", action="store_true", help="print the programs of bench/ that the rows want, and end")
     parser.add_argument("--engines", action="store_true", help="print the engines that the rows want, and end")
@@ -379,6 +423,8 @@ def main():
         return
     every = rows()
     chosen = [row for row in every if re.search(options.rows, row.name)]
+    if not chosen:
+        parser.error(f"no row matches {options.rows!r}; --list names them")
     if options.list:
         print("\n".join(row.name for row in chosen))
         return
@@ -389,8 +435,6 @@ def main():
         wanted = dict.fromkeys(engine for row in chosen for engine, kind in row.peers if re.search(options.peers, f"{engine} {kind}"))
         print("\n".join(wanted))
         return
-    if not chosen:
-        parser.error(f"no row matches {options.rows!r}; --list names them")
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads begin at 1")
     for row in chosen:
@@ -406,7 +450,9 @@ def main():
     limits = chiasm.limits()
     with tempfile.TemporaryDirectory() as folder:
         options.preload = tile_leaves(folder)
-        for key in dict.fromkeys(row.group for row in chosen):
+        groups = list(dict.fromkeys(row.group for row in chosen))
+        for number, key in enumerate(groups, 1):
+            print(f"{number} of {len(groups)}: {' '.join(filter(None, key))}, {options.rounds} rounds", file=sys.stderr, flush=True)
             group = [row for row in chosen if row.group == key]
             ours = [] if options.peers_only else [row for row in group if chiasm.has(row)]
             peers = [peer for peer in (Peer(options, *peer, key[0], key[2]) for peer in group[0].peers) if attempt(peer.make, failures)]

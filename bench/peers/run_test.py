@@ -52,6 +52,10 @@ class Rows(unittest.TestCase):
                      "start/first_token/q4_0", "llama_1b/prefill_512/q4_0/avx512", "llama_1b/decode_128/q4_0/avx2"):
             self.assertIn(name, names)
 
+    def test_goals_are_named_as_rows(self):
+        names = {row.name for row in run.rows()} | {f"llava_1b/both/{weights}" for weights in run.MEETINGS["llava_1b"]}
+        self.assertLessEqual(set(run.GOALS), names)
+
     def test_benchmarks_are_named_as_in_bench_models(self):
         row = run.Row("llama_1b", "prefill_128", "q4_0", [])
         self.assertEqual(row.benchmark, "llama_1b/prefill_128/weights:q4_0/compute:bf16/")
@@ -95,6 +99,7 @@ class Tables(unittest.TestCase):
         self.assertIn("54.1 tok/s", line)
         self.assertIn("2.00 x", line)
         self.assertIn("% of DRAM", line)
+        self.assertTrue(line.endswith("| 1.2 x, 85 % |"), line)
 
     def test_a_row_without_our_measurement_shows_the_peers(self):
         line = next(line for line in run.table(measured(), FACTS).splitlines() if "avx2" in line)
@@ -102,8 +107,17 @@ class Tables(unittest.TestCase):
 
     def test_starts_have_a_table_of_their_own(self):
         text = run.table(measured(), FACTS)
-        self.assertIn("| chiasm | q4_0 | 0.25 s | 700 MB | 1.09 x |", text)
-        self.assertIn("| llama.cpp q4_0 | q4_0 | 0.50 s | 1200 MB | 1.88 x |", text)
+        self.assertIn("| chiasm | q4_0 | 0.25 s | 700 MB | 1.09 x | 0.25 s, 1.1 x |", text)
+        self.assertIn("| llama.cpp q4_0 | q4_0 | 0.50 s | 1200 MB | 1.88 x |  |", text)
+
+    def test_llava_has_a_line_for_both_of_its_works(self):
+        rows = [row for row in run.rows() if row.name in ("llava_1b/first_token/q4_0", "llava_1b/answer/q4_0")]
+        for row, seconds in zip(rows, (0.7, 1.2)):
+            row.chiasm, row.others = rounds(seconds), {("OpenVINO", "int4"): rounds(2 * seconds), ("llama.cpp", "q4_0"): []}
+        line = run.table(rows, FACTS).splitlines()[-1]
+        self.assertIn("both | q4_0 | 1900 ms | OpenVINO int4 3800 ms | 2.00 x |", line)
+        self.assertTrue(line.endswith("| 2.0 x |"), line)
+        self.assertEqual(len(run.table(rows[1:], FACTS).splitlines()), len(run.table(rows, FACTS).splitlines()) - 2)
 
     def test_the_json_file_gives_the_same_table(self):
         rows = measured()

@@ -17,6 +17,11 @@ class Vit:
     def patches(self):
         return (self.image // self.patch) ** 2
 
+    def bytes(self, kind):
+        """Of a file of this kind."""
+        numbers = self.width * (3 * self.patch**2 + self.patches + self.layers * (4 * self.width + 2 * self.ffn)) + self.projector * (self.width + self.projector)
+        return numbers * row_bytes(kind, 1)
+
     @property
     def flops(self):
         """Of one picture; a multiplication and an addition are two."""

@@ -1,6 +1,7 @@
 // What guessing brings: tokens per second with and without, in turns, and the ratio. Captions come from the bundled models. What a real model would say to
 // larger requests is dictated to a Llama of 1.1 billion random parameters, which does all its work: a text read off a picture (the prompt has it, with other
 // words here and there), and prose that was nowhere before. Drafts are dictated the same, with so many words of a hundred wrong.
+#include "models/block_weights.hpp"
 #include "models/measure.hpp"
 #include "models/shapes.hpp"
 
@@ -70,27 +71,27 @@ std::vector<TokenId> words(const std::string& file, std::size_t count) {
   return ids;
 }
 
-/// Generates both ways in turns. `run(options)` gives the times.
+/// Generates both ways in turns, and compares medians: other load on the machine is in few runs. `run(options)` gives the times.
 template <class Run>
 void compare(benchmark::State& state, const GenerateOptions& plain, const GenerateOptions& guessing, Run run) {
-  double seconds[2] = {}, best[2] = {1e30, 1e30};
+  std::vector<double> seconds[2];  // of the same tokens
   std::size_t tokens = 0, proposed = 0, accepted = 0;
   (void)run(plain);
   for (auto _ : state)
     for (const bool guesses : {false, true}) {
       const GenerationTimes times = run(guesses ? guessing : plain);
-      seconds[guesses] += times.decode_seconds;
-      best[guesses] = std::min(best[guesses], times.decode_seconds / static_cast<double>(std::max<std::size_t>(times.decode_tokens, 1)));
+      seconds[guesses].push_back(times.decode_seconds);
       if (!guesses) continue;
       tokens += times.decode_tokens;
       proposed += times.proposed_tokens;
       accepted += times.accepted_tokens;
     }
-  const auto count = static_cast<double>(tokens);
-  state.counters["plain_tok/s"] = count / seconds[0];
-  state.counters["tok/s"] = count / seconds[1];
-  state.counters["ratio"] = seconds[0] / seconds[1];
-  state.counters["best_ratio"] = best[0] / best[1];
+  for (std::vector<double>& runs : seconds) std::sort(runs.begin(), runs.end());
+  const double without = seconds[0][seconds[0].size() / 2], with = seconds[1][seconds[1].size() / 2], count = static_cast<double>(tokens);
+  state.counters["plain_tok/s"] = count / static_cast<double>(state.iterations()) / without;
+  state.counters["tok/s"] = count / static_cast<double>(state.iterations()) / with;
+  state.counters["ratio"] = without / with;
+  state.counters["best_ratio"] = seconds[0][0] / seconds[1][0];
   state.counters["%guessed"] = 100 * static_cast<double>(accepted) / count;
   state.counters["%right"] = proposed == 0 ? 0 : 100 * static_cast<double>(accepted) / static_cast<double>(proposed);
 }
@@ -120,14 +121,17 @@ void captions(benchmark::State& state, const std::string& style) {
 struct Models {
   std::unique_ptr<const Decoder> large, small;
 };
-const Models& models(DType weights) {
-  return measure::only<Models>("speculative/" + std::string(name(weights)), [&] {
+const Models& models(const std::string& weights, Compute compute) {
+  return measure::only<Models>("speculative/" + measure::kind_of(weights, compute), [&] {
     const DecoderConfig large = shapes::llama_1b();
     DecoderConfig small = shapes::llama_1b(4);  // of a tenth of the work
     small.hidden_size = 1024, small.intermediate_size = 2816, small.num_attention_heads = 16;
     auto both = std::make_unique<Models>();
-    both->large = std::make_unique<const Decoder>(random_decoder(large, weights, RandomWeights(1, shapes::period)), large);
-    both->small = std::make_unique<const Decoder>(random_decoder(small, weights, RandomWeights(2, shapes::period)), small);
+    const auto random = [&](const DecoderConfig& c) {
+      const Weights made = shapes::random_llama(c, weights);
+      return std::make_unique<const Decoder>(weights == "bf16" ? shapes::laid_out(made, compute) : made, c);
+    };
+    both->large = random(large), both->small = random(small);
     return std::unique_ptr<const Models>(std::move(both));
   });
 }
@@ -135,9 +139,9 @@ const Models& models(DType weights) {
 constexpr std::size_t length = 160;  // of prompts and answers
 
 /// "repeat": the answer is the prompt's text, each 25th word another. "prose": it is another text.
-void dictated(benchmark::State& state, DType weights, bool repeats, std::size_t wrong, bool looks_up, bool drafts) {
-  const Models& lms = models(weights);
-  Context& ctx = measure::context(Compute::f32);
+void dictated(benchmark::State& state, const std::string& weights, Compute compute, bool repeats, std::size_t wrong, bool looks_up, bool drafts) {
+  const Models& lms = models(weights, compute);
+  Context& ctx = measure::context(compute);
   const std::vector<TokenId> prompt = words("LICENSE", length), prose = words("README.md", 3 * length);
   std::vector<TokenId> script = prompt;
   for (std::size_t i = 0; i <= length; ++i)
@@ -161,13 +165,14 @@ const bool registered = [] {
   };
   for (const char* const style : {"llava", "blip2", "flamingo"})
     add("caption/" + std::string(style) + "/lookup", [style](benchmark::State& state) { captions(state, style); });
-  for (const DType weights : {DType::f32, DType::bf16}) {
-    const std::string kind = "/llama_1b/weights:" + std::string(name(weights));
+  for (const auto& [format, precision] : {std::pair("f32", Compute::f32), std::pair("bf16", Compute::f32), std::pair("bf16", Compute::bf16), std::pair("q4_0", Compute::bf16)}) {
+    const std::string weights = format, kind = "/llama_1b/weights:" + weights + "/compute:" + std::string(name(precision));
+    const Compute compute = precision;
     for (const bool repeats : {true, false})
-      add((repeats ? "repeat/lookup" : "prose/lookup") + kind, [=](benchmark::State& state) { dictated(state, weights, repeats, 0, true, false); });
+      add((repeats ? "repeat/lookup" : "prose/lookup") + kind, [=](benchmark::State& state) { dictated(state, weights, compute, repeats, 0, true, false); });
     for (const std::size_t wrong : {10u, 30u, 90u})
-      add("prose/draft_wrong_" + std::to_string(wrong) + kind, [=](benchmark::State& state) { dictated(state, weights, false, wrong, false, true); });
-    add("repeat/both" + kind, [=](benchmark::State& state) { dictated(state, weights, true, 30, true, true); });
+      add("prose/draft_wrong_" + std::to_string(wrong) + kind, [=](benchmark::State& state) { dictated(state, weights, compute, false, wrong, false, true); });
+    add("repeat/both" + kind, [=](benchmark::State& state) { dictated(state, weights, compute, true, 30, true, true); });
   }
   return true;
 }();

@@ -64,10 +64,7 @@ void search(benchmark::State& state, const std::string& name, const VectorIndex&
   measure::add_machine(state, ctx);
   state.counters["queries/s"] = static_cast<double>(count) / seconds;
   const double bytes = static_cast<double>(index.size() * dim * sizeof(float));
-  if (reads_all && count == 1) {
-    state.counters["GB/s"] = 1e-9 * bytes / seconds;
-    if (const double rate = measure::memory_rate(ctx); rate > 0) state.counters["%memory"] = 100 * 1e-9 * bytes / seconds / rate;
-  }
+  if (reads_all && count == 1) measure::add_bytes(state, ctx, bytes, seconds);
   if (reads_all && count > 1) measure::add_flops(state, ctx, 2 * static_cast<double>(count) * bytes / sizeof(float), seconds);
 }
 
