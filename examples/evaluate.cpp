@@ -6,11 +6,11 @@
 /// an object by the words "a SIZE COLOUR SHAPE at the SIDE"; it is right if its objects are the picture's, none missing, none invented.
 #include "options.hpp"
 #include "parallel.hpp"
+#include "plain.hpp"
 
 #include <chiasm/io/image_file.hpp>
 
 #include <algorithm>
-#include <cctype>
 #include <fstream>
 #include <iomanip>
 #include <limits>
@@ -19,6 +19,8 @@
 #include <sstream>
 
 namespace {
+
+using examples::plain;
 
 struct Question {
   std::string text, answer, kind;
@@ -34,15 +36,6 @@ struct Score {
   std::size_t right = 0, all = 0;
   void operator()(bool ok) { right += ok, ++all; }
 };
-
-std::string plain(std::string text) {
-  const auto blank = [](unsigned char c) { return std::isspace(c) != 0; };
-  while (!text.empty() && blank(static_cast<unsigned char>(text.back()))) text.pop_back();
-  text.erase(text.begin(), std::find_if_not(text.begin(), text.end(), [&](char c) { return blank(static_cast<unsigned char>(c)); }));
-  if (text.ends_with('.')) text.pop_back();
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
-}
 
 /// The objects of a caption as {size, colour, shape, side}, sorted; a piece that names none is an empty one.
 std::vector<std::vector<std::string>> named_objects(std::string caption) {

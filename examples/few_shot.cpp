@@ -6,26 +6,17 @@
 /// first ones are shown.
 #include "options.hpp"
 #include "parallel.hpp"
+#include "plain.hpp"
 
 #include <chiasm/io/image_file.hpp>
 
 #include <algorithm>
 #include <atomic>
-#include <cctype>
 #include <filesystem>
 #include <iomanip>
 #include <map>
 
 namespace {
-
-std::string plain(std::string text) {
-  const auto blank = [](unsigned char c) { return std::isspace(c) != 0; };
-  while (!text.empty() && blank(static_cast<unsigned char>(text.back()))) text.pop_back();
-  text.erase(text.begin(), std::find_if_not(text.begin(), text.end(), [&](char c) { return blank(static_cast<unsigned char>(c)); }));
-  if (text.ends_with('.')) text.pop_back();
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
-}
 
 /// How the demonstrations of a prompt are chosen.
 class Pool {
@@ -124,7 +115,7 @@ int evaluate(const chiasm::Pipeline& vlm, const examples::Options& options, cons
     for (std::size_t c = 0; c < counts.size(); ++c) {
       const std::vector<chiasm::DemonstrationFile> chosen = first(ranked, counts[c], pool != nullptr && pool->nearest_last());
       const chiasm::Reply reply = vlm.chat(ctx, vlm.few_shot_prompt(open(chosen, text_only), image, test.query.question), generation);
-      right[c] += plain(reply.text) == plain(test.query.answer);
+      right[c] += examples::plain(reply.text) == examples::plain(test.query.answer);
     }
   });
   for (std::size_t c = 0; c < counts.size(); ++c) {
