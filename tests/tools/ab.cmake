@@ -46,7 +46,7 @@ commit(10)
 file(WRITE "${WORK}/ms" "5\n")
 
 run(sh bench/ab.sh HEAD~1 HEAD tiny_bench --rounds 3 --json result.json)
-expect("A: [0-9a-f]+ takes 20 ms\nB: [0-9a-f]+ takes 10 ms\n")
+expect("A: [0-9a-f]+ takes 20 ms\n   built in [0-9]+ s\nB: [0-9a-f]+ takes 10 ms\n   built in [0-9]+ s\n")
 expect("work +20.000 +10.000 +2.000 +20.000 +10.000 +2.000 +0 %")
 expect("only_at_20 +in A alone")
 expect("load average before")

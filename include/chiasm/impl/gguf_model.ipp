@@ -435,7 +435,7 @@ class GgufTower {
       if (!block || std::from_chars(block->first.data(), block->first.data() + block->first.size(), number).ec != std::errc()) continue;
       count = std::max(count, std::size_t{number} + 1);
     }
-    return count;
+    return std::min(count, file_.tensors().size());  // a number may be anything
   }
 
   /// Whether "ffn_down" is the matrix that goes up. Where both are square, only files of the newer converter name them by what they do.
