@@ -9,19 +9,10 @@
 #include "support/tensors.hpp"
 
 #include <cmath>
-#include <random>
 
 using namespace chiasm;
 
 namespace {
-
-Tensor normal(Shape shape, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> distribution;
-  Tensor x(shape);
-  for (float& v : x.values()) v = distribution(random);
-  return x;
-}
 
 Weight bf16_rows(std::size_t outputs, std::size_t depth, std::uint64_t seed) {
   RandomWeights random(seed);
@@ -53,7 +44,7 @@ TEST_CASE("bf16 in panels: products, side by side and gated, equal those of rows
     INFO(s.tokens << "x" << s.depth << " to " << s.outputs << " and " << s.more);
     const Weight rows[] = {bf16_rows(s.outputs, s.depth, 1), bf16_rows(s.more, s.depth, 2), bf16_rows(s.outputs, s.depth, 3)}, last = bf16_rows(s.outputs, s.outputs, 7);
     const Weight panels[] = {to_panels(rows[0]), to_panels(rows[1]), to_panels(rows[2])};
-    const Tensor x = normal(Shape{s.tokens, s.depth}, 4), bias = normal(Shape{s.outputs}, 5), residual = normal(Shape{s.tokens, s.outputs}, 6);
+    const Tensor x = random_tensor(Shape{s.tokens, s.depth}, 4), bias = random_tensor(Shape{s.outputs}, 5), residual = random_tensor(Shape{s.tokens, s.outputs}, 6);
     in_every_context([&](Context& ctx) {
       const auto both = [&](const Weight& first, const Weight& second) {
         Tensor y = ctx.empty(Shape{s.tokens, s.outputs + s.more});
@@ -78,7 +69,7 @@ TEST_CASE("bf16 in panels: products, side by side and gated, equal those of rows
 
 TEST_CASE("bf16 in panels: a layer of attention equals that of rows") {
   constexpr std::size_t length = 50, heads = 3, head_dim = 32, width = heads * head_dim;
-  const Tensor x = normal(Shape{2, length, width}, 1), bias = normal(Shape{3 * width}, 2);
+  const Tensor x = random_tensor(Shape{2, length, width}, 1), bias = random_tensor(Shape{3 * width}, 2);
   const Weight qkv = bf16_rows(3 * width, width, 3), out = bf16_rows(width, width, 4);
   Attend attend;
   attend.heads = attend.kv_heads = heads;

@@ -11,19 +11,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <random>
 
 using namespace chiasm;
 
 namespace {
-
-Tensor normal(Shape shape, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> distribution;
-  Tensor x(shape);
-  for (float& v : x.values()) v = distribution(random);
-  return x;
-}
 
 Weight bytes(std::size_t rows, std::size_t columns, unsigned seed) { return pack(blocks::random(DType::q8_row, rows, columns, seed)); }
 
@@ -56,7 +47,7 @@ TEST_CASE("Compute::i8: products, and chains of them, by any number of threads")
       INFO(name(isa) << " " << s.tokens << "x" << s.depth << " to " << s.inner << " to " << s.outputs);
       Context one = context_of(isa, Compute::i8, 1), three = context_of(isa, Compute::i8, 3), exact = context_of(isa, Compute::f32, 2);
       const Weight up = bytes(s.inner, s.depth, 1), gate = bytes(s.inner, s.depth, 2), down = bytes(s.outputs, s.inner, 3);
-      const Tensor x = normal(Shape{s.tokens, s.depth}, 4), bias = normal(Shape{s.inner}, 5), more = normal(Shape{s.inner}, 6), residual = normal(Shape{s.tokens, s.outputs}, 7);
+      const Tensor x = random_tensor(Shape{s.tokens, s.depth}, 4), bias = random_tensor(Shape{s.inner}, 5), more = random_tensor(Shape{s.inner}, 6), residual = random_tensor(Shape{s.tokens, s.outputs}, 7);
       const auto run = [&](Context& ctx, bool packed, bool gated) {
         Tensor y = residual.clone();
         const Operand from = packed ? operand_of(ctx, x) : Operand(x);
@@ -79,7 +70,7 @@ TEST_CASE("Compute::i8 on tiles: the sums are those of whole numbers") {
   for (const std::size_t depth : {1u, 63u, 64u, 65u, 700u, 1024u})  // one scale for all of a token
     for (const std::size_t tokens : {17u, 33u, 70u}) {
       const Weight w = bytes(50, depth, 1);
-      const Tensor x = normal(Shape{tokens, depth}, 2), bias = normal(Shape{50}, 3), values = w.to_f32();
+      const Tensor x = random_tensor(Shape{tokens, depth}, 2), bias = random_tensor(Shape{50}, 3), values = w.to_f32();
       Tensor y(Shape{tokens, 50});
       matmul(ctx, x, w, y, {bias.data()});
       double worst = 0;
@@ -104,7 +95,7 @@ TEST_CASE("Compute::i8 on tiles: the sums are those of whole numbers") {
 TEST_CASE("an operand in eight bits goes to weights of other kinds too") {
   for (const Isa isa : kernels::available()) {
     Context ctx = context_of(isa, Compute::i8, 2), exact = context_of(isa, Compute::f32, 2);
-    const Tensor x = normal(Shape{50, 512}, 1);
+    const Tensor x = random_tensor(Shape{50, 512}, 1);
     const Weight row = bytes(40, 512, 2), q4 = pack(blocks::random(DType::q4_0, 33, 512, 3)), q5 = pack(blocks::random(DType::q5_0, 33, 512, 6)), bf16 = blocks::random(DType::q8_0, 20, 512, 4).to(DType::bf16);
     const Operand packed = operand_of(ctx, x);
     const Weight* const kinds[] = {&row, &q4, &bf16};
@@ -137,7 +128,7 @@ TEST_CASE("Compute::i8: tokens of zeros, and of numbers that are none") {
     INFO(name(isa));
     Context ctx = context_of(isa, Compute::i8, 2);
     const Weight up = bytes(64, 96, 1), down = bytes(20, 64, 2);
-    Tensor x = normal(Shape{40, 96}, 3);
+    Tensor x = random_tensor(Shape{40, 96}, 3);
     const auto run = [&] {
       Tensor y(Shape{40, 20});
       matmul(ctx, matmul_operand(ctx, operand_of(ctx, x), {&up}, Activation::gelu), down, y);
